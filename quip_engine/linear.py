@@ -2,10 +2,12 @@
 
     y = W^ x + b = B ( W~^ ( A x ) ) + b        W~^ = decode(codes);  A, B: the maps of the transform
 
-Activations take the transform's basis, so W^ itself is never formed. Stored tensors are Parameters without gradient,
-integer codes too: loading, counting, disk offload and device moves treat them as the weights they are (offloading
-leaves buffers behind, and buffers that are not stored hold garbage after loading). What is derived from them is built
-at first use and dropped whenever they change.
+Activations take the transform's basis, so W^ itself is never formed, and W~^ only where that is the faster way
+(``products``). Where a device has no kernels, ``unpack_`` trades memory for time.
+
+Stored tensors are Parameters without gradient, integer codes too: loading, counting, disk offload and device moves
+treat them as the weights they are (offloading leaves buffers behind, and buffers that are not stored hold garbage after
+loading). What is derived from them is built at first use and dropped whenever they change.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from quip_engine.layer import LayerFormat, QuantizedWeight
+from quip_engine.products import ACTIVATIONS, Packed, packed_product, product_of, reference
 from quip_engine.transforms import Maps
 
 
@@ -47,7 +50,9 @@ class QuantizedLinear(nn.Module):
             self._store("bias", torch.empty(out_features, dtype=dtype, device=device))
         else:
             self.register_parameter("bias", None)
+        self.activations = ACTIVATIONS[0]  # what single tokens are multiplied as
         self._built: tuple[object, Maps] | None = None
+        self._dense: tuple[object, Tensor] | None = None
 
     @classmethod
     def from_quantized(cls, q: QuantizedWeight, bias: Tensor | None = None) -> QuantizedLinear:
@@ -61,10 +66,47 @@ class QuantizedLinear(nn.Module):
         return layer
 
     def forward(self, x: Tensor) -> Tensor:
-        """y: (..., out_features) in the dtype of x: (..., in_features); computed in float32."""
+        """y: (..., out_features) in the dtype of x: (..., in_features).
+
+        Maps are float32; the product, too, or for many rows in the dtype of x (not float16 on a CPU, which is slow).
+        """
         maps = self.maps()
-        y = maps.on_output(maps.on_input(x.float()) @ self._decoded().T)
+        z = maps.on_input(x.float())
+        y = maps.on_output(self._product(z.flatten(0, -2), x.dtype).unflatten(0, x.shape[:-1]))
         return (y if self.bias is None else y + self.bias).to(x.dtype)
+
+    def _product(self, z: Tensor, dtype: torch.dtype) -> Tensor:
+        """z W~^T: (b, m) for z: (b, n), all float32."""
+        packed = self.packed()
+        if self._dense is not None:
+            content, W = self._dense
+            if content == [_content(tensor) for tensor in packed.tensors.values()]:
+                return (z.to(W.dtype) @ W.T).float()
+            self._dense = None  # codes were replaced
+        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in packed.tensors.values()):
+            return reference(packed, z)
+        slow = z.device.type == "cpu" and dtype == torch.float16
+        return packed_product(packed, z, self.activations, torch.float32 if slow else dtype)
+
+    def packed(self) -> Packed:
+        """The tensors of the codebook, for a product."""
+        m, n = self.out_features, self.in_features
+        outside = self.format.transform.layout(m, n)
+        tensors = {name: tensor for name, tensor in self.tensors().items() if name not in outside}
+        return Packed(self.format.codebook, tensors, m, n)
+
+    def kernel(self) -> str:
+        """What products of single tokens run on, in words; empty for plain torch."""
+        packed = self.packed()
+        product = product_of(packed.codebook, packed.device, self.activations)
+        return product.kernel(packed.codebook, packed.device, self.activations) if product else ""
+
+    def unpack_(self, dtype: torch.dtype) -> None:
+        """Keep W~^ in memory, in ``dtype``, beside the codes: for devices without kernels. Moves and casts drop it."""
+        packed = self.packed()
+        with torch.inference_mode(False), torch.no_grad():
+            W = packed.codebook.decode(packed.tensors, packed.m, packed.n).to(dtype)
+        self._dense = [_content(tensor) for tensor in packed.tensors.values()], W
 
     def dequantize(self) -> Tensor:
         """W^: (out_features, in_features) float32."""
@@ -91,7 +133,8 @@ class QuantizedLinear(nn.Module):
         )
 
     def _decoded(self) -> Tensor:
-        return self.format.codebook.decode(self.tensors(), self.out_features, self.in_features)
+        packed = self.packed()
+        return packed.codebook.decode(packed.tensors, packed.m, packed.n)
 
     def _store(self, name: str, tensor: Tensor) -> None:
         self.register_parameter(name, nn.Parameter(tensor, requires_grad=False))
@@ -103,12 +146,12 @@ class QuantizedLinear(nn.Module):
             result = fn(tensor)
             return result if tensor is self.bias or result.dtype == tensor.dtype else tensor.to(result.device)
 
-        self._built = None
+        self._built = self._dense = None
         return super()._apply(keep_dtype, recurse)
 
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles build their own maps."""
-        return {**super().__getstate__(), "_built": None}
+        return {**super().__getstate__(), "_built": None, "_dense": None}
 
 
 def _content(tensor: Tensor) -> tuple[torch.device, int, int]:

@@ -15,7 +15,7 @@ LAYERS = [
     (0, ["quip_engine.parts", "quip_engine.process"]),
     (1, ["quip_engine.linalg", "quip_engine.native"]),
     (2, ["quip_engine.transforms", "quip_engine.codebooks", "quip_engine.rounding"]),
-    (3, ["quip_engine.methods", "quip_engine.layer", "quip_engine.linear"]),
+    (3, ["quip_engine.methods", "quip_engine.products", "quip_engine.layer", "quip_engine.linear"]),
     (5, ["quip_engine.runs", "quip_engine.commands", "quip_engine.cli", "quip_engine.__main__"]),
     (6, ["app"]),
     (4, ["quip_engine"]),

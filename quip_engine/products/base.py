@@ -1,0 +1,151 @@
+"""From codes to a matrix product, the layer staying packed.
+
+    y = x W~^T        x: (b, n)        W~ = decode(codes): (m, n)
+
+One token at a time, reading weights is all the work: codes are decoded in registers and multiplied on the fly
+(``multiply``). With many rows, decoding once for all of them is cheaper: the layer is unpacked, multiplied by GEMM and
+dropped again (``unpack``). A ``Product`` has both for the layers of one codebook; where a codebook has none, or none
+for the device, ``reference`` does the work: what ``Codebook.decode`` says, in plain torch. That is slow for single
+tokens, and whoever loads a model asks ``product_of`` first and says so (``loading``).
+
+A product keeps nothing: all it knows it reads from the packed tensors at each call, so a layer takes no more memory
+than its file. ``packed_product`` is an operator of torch, opaque to ``torch.compile`` and with a gradient for x.
+
+| ``activations`` | what x is multiplied as                                                                      |
+|-----------------|----------------------------------------------------------------------------------------------|
+| ``float``       | as it is; equal to ``reference`` up to the order of float32 sums                             |
+| ``int8``        | as 8-bit integers with a scale for every 32 (``native/int8.h``), where a product has that    |
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+from quip_engine.codebooks import Codebook, codebooks
+
+ACTIVATIONS = ("float", "int8")
+FEW = 4  # rows of x from which on unpacking pays, unless a product knows better
+
+
+@dataclass(frozen=True)
+class Packed:
+    """The packed W~ of one layer: what a product reads."""
+
+    codebook: Any  # a Codebook of the product's kind
+    tensors: dict[str, Tensor]
+    m: int
+    n: int
+
+    @property
+    def device(self) -> torch.device:
+        return next(iter(self.tensors.values())).device
+
+
+class Product(ABC):
+    """Products with the layers of one codebook, faster than ``reference``."""
+
+    few: int = FEW  # rows of x up to which ``multiply`` is at least as fast as ``unpack`` and GEMM; measured
+
+    @abstractmethod
+    def kernel(self, codebook: Codebook, device: torch.device, activations: str = "float") -> str:
+        """In words, what ``multiply`` runs on there (``AVX-512 VBMI``); empty where it cannot."""
+
+    @abstractmethod
+    def multiply(self, layer: Packed, x: Tensor, activations: str = "float") -> Tensor:
+        """y: (b, m) float32 of x: (b, n) float32, contiguous; any b. Only called where ``kernel`` names one."""
+
+    @abstractmethod
+    def unpack(self, layer: Packed, dtype: torch.dtype) -> Tensor:
+        """W~: (m, n) in ``dtype`` (float32 or bfloat16, on a GPU float16, too), of any strides. As ``multiply``."""
+
+
+P = TypeVar("P", bound=type[Product])
+_products: dict[type[Codebook], Product] = {}
+
+
+def products(*kinds: type[Codebook]) -> Callable[[P], P]:
+    """Register a product for the layers of these codebooks."""
+
+    def add(product: P) -> P:
+        _products.update(dict.fromkeys(kinds, product()))
+        return product
+
+    return add
+
+
+def product_of(codebook: Codebook, device: torch.device, activations: str = "float") -> Product | None:
+    """The product for a codebook on a device; None where only ``reference`` is left."""
+    product = _products.get(type(codebook))
+    return product if product and product.kernel(codebook, device, activations) else None
+
+
+def reference(layer: Packed, x: Tensor) -> Tensor:
+    """y: (b, m) float32 of x: (b, n) float32, by plain torch: the definition. Differentiable in every float tensor."""
+    return x @ layer.codebook.decode(layer.tensors, layer.m, layer.n).T
+
+
+def packed_product(layer: Packed, x: Tensor, activations: str = "float", dtype: torch.dtype = torch.float32) -> Tensor:
+    """y: (b, m) float32 of x: (b, n) float32; ``dtype`` is what products of many rows may be computed in."""
+    if product_of(layer.codebook, x.device, activations) is None:
+        return reference(layer, x)
+    names = tuple(sorted(layer.tensors))
+    form, tensors = _form(layer.codebook, names), [layer.tensors[name] for name in names]
+    shape = {"m": layer.m, "n": layer.n}
+    return torch.ops.quip.packed_product(x, tensors, form=form, **shape, activations=activations, dtype=dtype)
+
+
+@torch.library.custom_op("quip::packed_product", mutates_args=())
+def _packed_product(
+    x: Tensor, tensors: list[Tensor], *, form: str, m: int, n: int, activations: str, dtype: torch.dtype
+) -> Tensor:
+    layer = _layer(tensors, form, m, n)
+    product = product_of(layer.codebook, x.device, activations)
+    assert product is not None
+    if len(x) <= product.few:
+        return product.multiply(layer, x.contiguous(), activations)
+    return (x.to(dtype) @ product.unpack(layer, dtype).T).float()
+
+
+@_packed_product.register_fake
+def _(x: Tensor, tensors: list[Tensor], form: str, m: int, n: int, activations: str, dtype: torch.dtype) -> Tensor:
+    return x.new_empty(x.shape[0], m)
+
+
+def _setup_context(ctx: Any, inputs: tuple[Any, ...], keyword_only_inputs: dict[str, Any], output: Tensor) -> None:
+    ctx.save_for_backward(*inputs[1])
+    ctx.layer = {key: keyword_only_inputs[key] for key in ("form", "m", "n")}
+
+
+def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
+    layer = _layer(list(ctx.saved_tensors), **ctx.layer)
+    product = product_of(layer.codebook, gradient.device)
+    W = product.unpack(layer, torch.float32) if product else layer.codebook.decode(layer.tensors, layer.m, layer.n)
+    return gradient @ W, [None] * len(layer.tensors)
+
+
+_packed_product.register_autograd(_backward, setup_context=_setup_context)
+
+
+@lru_cache(maxsize=4096)
+def _form(codebook: Codebook, names: tuple[str, ...]) -> str:
+    """A codebook and the names of its tensors as an argument of an operator."""
+    return json.dumps([codebook.to_json(), names])
+
+
+@lru_cache(maxsize=4096)
+def _parsed(form: str) -> tuple[Codebook, tuple[str, ...]]:
+    record, names = json.loads(form)
+    return codebooks.from_json(record), tuple(names)
+
+
+def _layer(tensors: list[Tensor], form: str, m: int, n: int) -> Packed:
+    codebook, names = _parsed(form)
+    return Packed(codebook, dict(zip(names, tensors, strict=True)), m, n)
