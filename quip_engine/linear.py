@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from quip_engine.layer import LayerFormat, QuantizedWeight
-from quip_engine.products import ACTIVATIONS, Packed, packed_product, product_of, reference
+from quip_engine.products import ACTIVATIONS, Packed, form_of, packed_product, product_of, reference
 from quip_engine.transforms import Maps
 
 
@@ -51,6 +51,8 @@ class QuantizedLinear(nn.Module):
         else:
             self.register_parameter("bias", None)
         self.activations = ACTIVATIONS[0]  # what single tokens are multiplied as
+        self._form, outside = form_of(format.codebook), format.transform.layout(out_features, in_features)
+        self._coded = [name for name in self.tensors() if name not in outside]
         self._built: tuple[object, Maps] | None = None
         self._dense: tuple[object, Tensor] | None = None
 
@@ -90,10 +92,8 @@ class QuantizedLinear(nn.Module):
 
     def packed(self) -> Packed:
         """The tensors of the codebook, for a product."""
-        m, n = self.out_features, self.in_features
-        outside = self.format.transform.layout(m, n)
-        tensors = {name: tensor for name, tensor in self.tensors().items() if name not in outside}
-        return Packed(self.format.codebook, tensors, m, n)
+        tensors = {name: getattr(self, name) for name in self._coded}
+        return Packed(self.format.codebook, tensors, self.out_features, self.in_features, self._form)
 
     def kernel(self) -> str:
         """What products of single tokens run on, in words; empty for plain torch."""
@@ -152,6 +152,10 @@ class QuantizedLinear(nn.Module):
     def __getstate__(self) -> dict[str, Any]:
         """Copies and pickles build their own maps."""
         return {**super().__getstate__(), "_built": None, "_dense": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._form = form_of(self.format.codebook)  # made known to this process
 
 
 def _content(tensor: Tensor) -> tuple[torch.device, int, int]:

@@ -8,6 +8,7 @@ from quip_engine.products.base import (
     ACTIVATIONS,
     Packed,
     Product,
+    form_of,
     packed_product,
     product_of,
     products,
@@ -16,4 +17,4 @@ from quip_engine.products.base import (
 
 import_modules(__name__, __path__)
 
-__all__ = ["ACTIVATIONS", "Packed", "Product", "packed_product", "product_of", "products", "reference"]
+__all__ = ["ACTIVATIONS", "Packed", "Product", "form_of", "packed_product", "product_of", "products", "reference"]

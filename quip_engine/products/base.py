@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-from quip_engine.codebooks import Codebook, codebooks
+from quip_engine.codebooks import Codebook
 
 ACTIVATIONS = ("float", "int8")
 FEW = 4  # rows of x from which on unpacking pays, unless a product knows better
@@ -43,6 +43,7 @@ class Packed:
     tensors: dict[str, Tensor]
     m: int
     n: int
+    form: str = ""  # from ``form_of``, where it is at hand
 
     @property
     def device(self) -> torch.device:
@@ -94,11 +95,8 @@ def reference(layer: Packed, x: Tensor) -> Tensor:
 
 def packed_product(layer: Packed, x: Tensor, activations: str = "float", dtype: torch.dtype = torch.float32) -> Tensor:
     """y: (b, m) float32 of x: (b, n) float32; ``dtype`` is what products of many rows may be computed in."""
-    if product_of(layer.codebook, x.device, activations) is None:
-        return reference(layer, x)
-    names = tuple(sorted(layer.tensors))
-    form, tensors = _form(layer.codebook, names), [layer.tensors[name] for name in names]
-    shape = {"m": layer.m, "n": layer.n}
+    form, names = layer.form or form_of(layer.codebook), sorted(layer.tensors)
+    tensors, shape = [layer.tensors[name] for name in names], {"m": layer.m, "n": layer.n}
     return torch.ops.quip.packed_product(x, tensors, form=form, **shape, activations=activations, dtype=dtype)
 
 
@@ -108,14 +106,15 @@ def _packed_product(
 ) -> Tensor:
     layer = _layer(tensors, form, m, n)
     product = product_of(layer.codebook, x.device, activations)
-    assert product is not None
+    if product is None:
+        return reference(layer, x)
     if len(x) <= product.few:
         return product.multiply(layer, x.contiguous(), activations)
     return (x.to(dtype) @ product.unpack(layer, dtype).T).float()
 
 
 @_packed_product.register_fake
-def _(x: Tensor, tensors: list[Tensor], form: str, m: int, n: int, activations: str, dtype: torch.dtype) -> Tensor:
+def _(x: Tensor, tensors: list[Tensor], *, m: int, **_: Any) -> Tensor:
     return x.new_empty(x.shape[0], m)
 
 
@@ -134,18 +133,21 @@ def _backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
 _packed_product.register_autograd(_backward, setup_context=_setup_context)
 
 
-@lru_cache(maxsize=4096)
-def _form(codebook: Codebook, names: tuple[str, ...]) -> str:
-    """A codebook and the names of its tensors as an argument of an operator."""
-    return json.dumps([codebook.to_json(), names])
+_forms: dict[str, Codebook] = {}
 
 
-@lru_cache(maxsize=4096)
-def _parsed(form: str) -> tuple[Codebook, tuple[str, ...]]:
-    record, names = json.loads(form)
-    return codebooks.from_json(record), tuple(names)
+def form_of(codebook: Codebook) -> str:
+    """A codebook as an argument of the operator, which takes no objects."""
+    form = json.dumps(codebook.to_json())
+    _forms[form] = codebook
+    return form
 
 
 def _layer(tensors: list[Tensor], form: str, m: int, n: int) -> Packed:
-    codebook, names = _parsed(form)
-    return Packed(codebook, dict(zip(names, tensors, strict=True)), m, n)
+    codebook = _forms[form]
+    return Packed(codebook, dict(zip(_names(form, m, n), tensors, strict=True)), m, n, form)
+
+
+@lru_cache(maxsize=4096)
+def _names(form: str, m: int, n: int) -> list[str]:
+    return sorted(_forms[form].layout(m, n))
