@@ -11,13 +11,15 @@ a fixed random orthogonal matrix:
 
     V_n = Q_p (x) V_{n/p}
 
-``describe`` names what is done.
+``describe`` names what is done. On a CPU with kernels, Sylvester's part is done by butterflies in C
+(``native/hadamard.c``): in torch each of their stages would be a pass over memory, in C a vector stays in the cache.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from ctypes import c_float, c_int64
 from functools import cache, reduce
 
 import torch
@@ -26,10 +28,13 @@ from torch import Tensor
 from quip_engine.linalg.hadamard_orders import LARGEST_ORDER, construction, hadamard_matrix
 from quip_engine.linalg.kronecker import kronecker_apply, kronecker_apply_transpose
 from quip_engine.linalg.orthogonal import haar
+from quip_engine.native import in_threads, library, pointer
 
 PUBLISHED = frozenset({12, 20, 28, 36, 52, 60, 108, 116, 124, 140, 156, 172})  # the K of QuIP#
 ORTHOGONAL_SEED = 0x5155  # draws Q_p; a stored format like the orders
 PASS_COST, SMALLEST_COST = 60, 16  # of a factor, in operations per entry: a pass over memory, and what a tiny one costs
+SMALLEST_IN_C = 16  # of Sylvester's part: shorter vectors leave the kernel nothing to do
+WORTH_A_THREAD = 2**16  # numbers
 
 
 @cache
@@ -78,14 +83,39 @@ class Hadamard:
 
     def __init__(self, n: int, device: torch.device | str = "cpu") -> None:
         self._factors = _matrices(n, torch.device(device))
+        self._leading, self._sylvester = _leading(n, torch.device(device))
 
     def forward(self, x: Tensor) -> Tensor:
         """V x over the last axis of x: (..., n) float32."""
+        if self._in_c(x):
+            return kronecker_apply(self._leading, sylvester(x, self._sylvester), self._sylvester)
         return kronecker_apply(self._factors, x)
 
     def transpose(self, x: Tensor) -> Tensor:
         """V^T x over the last axis of x: (..., n) float32. Not V x: H_K need not be symmetric."""
+        if self._in_c(x):
+            return kronecker_apply_transpose(self._leading, sylvester(x, self._sylvester), self._sylvester)
         return kronecker_apply_transpose(self._factors, x)
+
+    def _in_c(self, x: Tensor) -> bool:
+        if x.device.type != "cpu" or self._sylvester < SMALLEST_IN_C or torch.compiler.is_compiling():
+            return False
+        return not (x.requires_grad and torch.is_grad_enabled()) and library() is not None
+
+
+def sylvester(x: Tensor, size: int) -> Tensor:
+    """(I (x) S_size) x / sqrt(size) over the last axis of x: float32 on the CPU, by the C kernel."""
+    kernels = library()
+    assert kernels is not None
+    x = x.float().contiguous()
+    y = torch.empty_like(x)
+    shape = c_int64(size), c_float(size**-0.5)
+
+    def transform(start: int, stop: int) -> None:
+        kernels.sylvester(pointer(x), pointer(y), *shape, c_int64(start), c_int64(stop))
+
+    in_threads(transform, x.numel() // size, least=WORTH_A_THREAD // size)
+    return y
 
 
 def _smallest_order(odd: int) -> int:
@@ -128,8 +158,26 @@ def _matrices(n: int, device: torch.device) -> tuple[Tensor, ...]:
     p = awkward_part(n)
     matrices = [_merged(group) for group in _grouped(_atoms(orders(n // p) or ()))]
     if p > 1:
-        matrices.insert(0, haar(p, torch.Generator().manual_seed(ORTHOGONAL_SEED)))
+        matrices.insert(0, _awkward(p))
     return tuple(matrix.to(device) for matrix in matrices)
+
+
+@cache
+@torch.inference_mode(False)
+def _leading(n: int, device: torch.device) -> tuple[tuple[Tensor, ...], int]:
+    """The orthogonal factors of V_n before Sylvester's part, float32 on ``device``, and the size of that part."""
+    p = awkward_part(n)
+    atoms = tuple(atom for atom in _atoms(orders(n // p) or ()) if atom != 2)
+    matrices = [_merged(group) for group in _grouped(atoms)]
+    if p > 1:
+        matrices.insert(0, _awkward(p))
+    return tuple(matrix.to(device) for matrix in matrices), n // p // math.prod(atoms)
+
+
+@cache
+def _awkward(p: int) -> Tensor:
+    """Q_p."""
+    return haar(p, torch.Generator().manual_seed(ORTHOGONAL_SEED))
 
 
 @cache

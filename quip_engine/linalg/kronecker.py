@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 
-def kronecker_apply(factors: Sequence[Tensor], x: Tensor) -> Tensor:
-    """(F_1 (x) ... (x) F_k) x over the last axis of x: (..., n), n the product of the sizes of the factors."""
+def kronecker_apply(factors: Sequence[Tensor], x: Tensor, trailing: int = 1) -> Tensor:
+    """(F_1 (x) ... (x) F_k (x) I_trailing) x over the last axis of x: (..., n), n the product of all widths."""
     shape = x.shape
-    trailing = 1
     for F in reversed(factors):
         size = F.shape[0]
         if trailing == 1:
@@ -29,6 +28,6 @@ def kronecker_apply(factors: Sequence[Tensor], x: Tensor) -> Tensor:
     return x.reshape(shape)
 
 
-def kronecker_apply_transpose(factors: Sequence[Tensor], x: Tensor) -> Tensor:
-    """(F_1 (x) ... (x) F_k)^T x over the last axis of x: (..., n)."""
-    return kronecker_apply([F.T for F in factors], x)
+def kronecker_apply_transpose(factors: Sequence[Tensor], x: Tensor, trailing: int = 1) -> Tensor:
+    """(F_1 (x) ... (x) F_k (x) I)^T x over the last axis of x: (..., n)."""
+    return kronecker_apply([F.T for F in factors], x, trailing)

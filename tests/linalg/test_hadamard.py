@@ -189,3 +189,19 @@ def test_published_transform(reference: Path) -> None:
     for n in (12, 24):
         assert (Hadamard(n).forward(torch.eye(n)) - golden[f"hadU_eye{n}"]).abs().max() < 1e-6
     assert (Hadamard(12).transpose(torch.eye(12)) - golden["hadUt_eye12"]).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize("n", [16, 32, 64, 512, 4096, 172 * 64, 28 * 512, 96, 23 * 32])
+def test_kernel_and_torch_agree(n: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.randn(3, n, generator=torch.Generator().manual_seed(0))
+    compiled = [Hadamard(n).forward(x), Hadamard(n).transpose(x), Hadamard(n).forward(x.T.contiguous().T)]
+    monkeypatch.setenv("QUIP_KERNELS", "off")
+    plain = [Hadamard(n).forward(x), Hadamard(n).transpose(x), Hadamard(n).forward(x)]
+    for a, b in zip(compiled, plain, strict=True):
+        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+def test_transform_has_a_gradient() -> None:
+    x = torch.randn(2, 64, requires_grad=True)
+    Hadamard(64).forward(x)[:, 0].sum().backward()
+    torch.testing.assert_close(x.grad, torch.full((2, 64), 1 / 8))
