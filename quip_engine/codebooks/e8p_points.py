@@ -98,10 +98,11 @@ def pack_published(codes: Tensor) -> Tensor:
 
 
 def unpack_published(words: Tensor) -> Tensor:
-    """Codes: (m, n / 8) int64 from the published layout: (m / 16, n / 64, 8, 4) int64."""
+    """Codes: (m, n / 8) int32 from the published layout: (m / 16, n / 64, 8, 4) int64."""
     place = torch.arange(4, device=words.device)
-    bit = torch.arange(8, device=words.device)
-    magnitude = words[..., None] >> 8 * place & 255
-    signs = ((words[..., None, None] >> 32 + place[:, None] + 4 * bit & 1) << bit).sum(-1)
+    magnitude = (words[..., None] >> 8 * place & 255).int()
+    signs = (words[..., None] >> 32 + place & 0x11111111).int()  # of each code, four bits apart
+    for shift, mask in ((3, 0x03030303), (6, 0x000F000F), (12, 0x000000FF)):  # draw them together
+        signs = (signs | signs >> shift) & mask
     square = (magnitude << 8 | signs).unflatten(-1, (2, 2)).permute(0, 2, 5, 1, 3, 4)
     return square.flatten(3).flatten(0, 2)

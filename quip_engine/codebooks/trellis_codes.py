@@ -44,7 +44,7 @@ MULTIPLIERS_IDLE = (11, 13)
 @lru_cache(maxsize=32)
 def code_table(name: str, L: int) -> Tensor:
     """Values: (2^L, V) float32 of rms 1, on the CPU. Not to be changed."""
-    return _unit(_hybrid(L) if name == "hyb" else _scalar(name, L)[:, None])
+    return _unit(hybrid_values(hybrid_pairs(), L) if name == "hyb" else _scalar(name, L)[:, None])
 
 
 @lru_cache(maxsize=32)
@@ -78,11 +78,16 @@ def _scalar(name: str, L: int) -> Tensor:
     raise ValueError(f"no code {name}")
 
 
-def _hybrid(L: int) -> Tensor:
-    """Values: (2^L, 2)."""
-    x = torch.arange(2**L)
+def hybrid_pairs() -> Tensor:
+    """The trained table of ``hyb``: (2^Q, 2) float32."""
+    return load_file(TRAINED)["hyb"]
+
+
+def hybrid_values(pairs: Tensor, L: int) -> Tensor:
+    """Values: (2^L, 2) of the states of ``hyb`` with a table of pairs: (2^Q, 2), as it is defined."""
+    x = torch.arange(2**L, device=pairs.device)
     h = x * (x + 1) & WORD
-    values = load_file(TRAINED)["hyb"][h >> 15 - HYBRID_BITS & 2**HYBRID_BITS - 1]
+    values = pairs[h >> 15 - HYBRID_BITS & 2**HYBRID_BITS - 1]
     values[:, 0] *= 1 - 2 * (h >> 15 & 1)
     return values
 
