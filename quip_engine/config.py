@@ -16,6 +16,7 @@ T = TypeVar("T")
 Option = str | int | float | bool
 
 DEVICES = ("auto", "cpu", "cuda")
+ACTIVATIONS = ("float", "int8")  # what packed layers multiply single tokens as
 
 
 @dataclass(frozen=True)

@@ -95,6 +95,11 @@ class QuantizedLinear(nn.Module):
         tensors = {name: getattr(self, name) for name in self._coded}
         return Packed(self.format.codebook, tensors, self.out_features, self.in_features, self._form)
 
+    @property
+    def unpacked_bytes(self) -> int:
+        """Of memory that ``unpack_`` took."""
+        return self._dense[1].nbytes if self._dense else 0
+
     def kernel(self) -> str:
         """What products of single tokens run on, in words; empty for plain torch."""
         packed = self.packed()

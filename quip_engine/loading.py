@@ -15,6 +15,7 @@ from transformers.utils import logging
 
 from quip_engine.checkpoint import is_checkpoint
 from quip_engine.errors import fail
+from quip_engine.inference import prepare
 from quip_engine.probe import probe
 from quip_engine.probe.folder import local_folder, weight_files
 from quip_engine.probe.settings import check_config, read_config
@@ -22,13 +23,15 @@ from quip_engine.probe.tokenizer import TokenizerCheck
 
 
 def load_model(
-    name: str | Path, device: torch.device, dtype: torch.dtype = torch.float32
+    name: str | Path, device: torch.device, dtype: torch.dtype | None = torch.float32, activations: str = "float"
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model of a folder (or hub id) in evaluation mode, and its tokenizer.
 
-    ``dtype`` is that of activations and dense weights; packed layers keep what they store.
+    ``dtype`` is that of activations and dense weights, None: what the folder says (``usual_dtype``); packed layers keep
+    what they store. ``activations``: what these multiply single tokens as (``inference``).
     """
     folder = checked_folder(str(name))
+    dtype = dtype or usual_dtype(folder, device)
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(folder)
     try:
@@ -36,7 +39,6 @@ def load_model(
             folder,
             dtype=dtype,
             device_map={"": device},
-            attn_implementation="sdpa",
             use_safetensors=True,
             local_files_only=True,
             trust_remote_code=False,
@@ -47,7 +49,17 @@ def load_model(
         fail("GPU_MEMORY", needed=f"{needed / 1e9:.1f}", free=f"{free / 1e9:.1f}")
     except (OSError, ValueError, RuntimeError, LookupError, TypeError, SafetensorError) as error:
         fail("LOAD_FAILED", details=str(error), path=folder, reason=str(error).partition("\n")[0][:200])
-    return model.eval(), tokenizer
+    model.eval()
+    prepare(model, activations)
+    return model, tokenizer
+
+
+def usual_dtype(folder: Path, device: torch.device) -> torch.dtype:
+    """The type of a checked folder's weights; bfloat16 for float16 on a CPU, which is slow at it."""
+    config = read_config(folder)
+    name = config.get("dtype") or config.get("torch_dtype") or "float32"
+    dtype = getattr(torch, name) if name in ("float32", "bfloat16", "float16") else torch.float32
+    return torch.bfloat16 if dtype == torch.float16 and device.type == "cpu" else dtype
 
 
 def checked_folder(name: str) -> Path:

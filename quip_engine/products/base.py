@@ -30,8 +30,8 @@ import torch
 from torch import Tensor
 
 from quip_engine.codebooks import Codebook
+from quip_engine.config import ACTIVATIONS
 
-ACTIVATIONS = ("float", "int8")
 FEW = 4  # rows of x from which on unpacking pays, unless a product knows better
 
 
