@@ -9,7 +9,7 @@ observed, not assumed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from functools import partial
 from typing import Any
 
@@ -107,8 +107,13 @@ class Activations:
 
 
 @torch.no_grad()
-def block_hessians(block: nn.Module, index: int, activations: Activations) -> list[tuple[list[str], Hessian]]:
-    """One Hessian per shared input of a block: [(paths of the linear layers that read it, H)]."""
+def block_hessians(
+    block: nn.Module, index: int, activations: Activations, among: Container[str] | None = None
+) -> list[tuple[list[str], Hessian]]:
+    """One Hessian per shared input of a block: [(paths of the linear layers that read it, H)].
+
+    ``among``: only of the layers at these paths.
+    """
     groups: list[tuple[list[str], Hessian]] = []
     of_layer: dict[str, Hessian] = {}
     seen: dict[int, tuple[Tensor, Hessian]] = {}  # inputs of this batch, kept alive so that an id stays theirs
@@ -128,6 +133,7 @@ def block_hessians(block: nn.Module, index: int, activations: Activations) -> li
     handles = [
         module.register_forward_pre_hook(lambda _module, args, name=name: hook(name, args[0]))
         for name, module in linear_modules(block).items()
+        if among is None or name in among
     ]
     try:
         for _place, run in activations.batches(index):

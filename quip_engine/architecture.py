@@ -1,44 +1,53 @@
-"""Find the decoder blocks of a causal language model and their linear layers by structure, not by a script per family.
+"""Find the blocks of a language model and their linear layers by structure, not by a script per family.
 
     model = embed -> block 0 -> ... -> block L-1 -> norm -> head        block = linear layers + element-wise parts
 
-The model is built on the meta device: names, shapes and code, no weights. The blocks are the ``ModuleList`` of the
-decoder with one entry per hidden layer. A linear layer is an ``nn.Linear`` or the transposed ``Conv1D`` of GPT-2.
+The model is built on the meta device: names, shapes and code, no weights. The blocks are the outermost ``ModuleList``
+with one entry per hidden layer. A linear layer is an ``nn.Linear`` or the transposed ``Conv1D`` of GPT-2; fused experts
+become linear layers first (``experts``). An encoder is built without the head of its training task.
 """
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable
 
 import torch
 from accelerate import init_empty_weights
 from torch import Tensor, nn
-from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
+from quip_engine.encoders import leave_out_pooler
+from quip_engine.experts import unfuse
 from quip_engine.probe.facts import LinearLayer
-from quip_engine.probe.settings import SUPPORTED
+from quip_engine.probe.settings import ENCODERS, SUPPORTED
 
 __all__ = ["SUPPORTED", "build_on_meta", "decoder_blocks", "linear_layers", "linear_modules", "weight_of"]
 
 
-def build_on_meta(config: PretrainedConfig, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
+def build_on_meta(
+    config: PretrainedConfig, dtype: torch.dtype = torch.float32, stored: Iterable[str] = ()
+) -> PreTrainedModel:
     """The model of a checked config: parameters of ``dtype`` on meta, buffers (rotary frequencies) real.
 
-    Runs code of transformers only, never of the model folder.
+    ``stored`` names the tensors of its files. Runs code of transformers only, never of the model folder.
     """
+    auto = AutoModel if config.model_type in ENCODERS else AutoModelForCausalLM
     with init_empty_weights(include_buffers=False):
-        return AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False).eval()
+        model = auto.from_config(config, dtype=dtype, trust_remote_code=False).eval()
+    unfuse(model)
+    leave_out_pooler(model, stored)
+    return model
 
 
 def decoder_blocks(model: PreTrainedModel) -> tuple[str, nn.ModuleList]:
-    """Module path (``model.layers``) and list of the decoder blocks. Raises ``ValueError`` where there is none."""
-    decoder = model.get_decoder()
-    count = decoder.config.num_hidden_layers
+    """Module path (``model.layers``) and list of the blocks. Raises ``ValueError`` where there is none."""
+    count = model.config.num_hidden_layers
     for name, module in model.named_modules():
-        if isinstance(module, nn.ModuleList) and len(module) == count and module in decoder.children():
+        if isinstance(module, nn.ModuleList) and len(module) == count:
             return name, module
-    raise ValueError(f"{type(model).__name__} has no list of {count} decoder blocks")
+    raise ValueError(f"{type(model).__name__} has no list of {count} blocks")
 
 
 def linear_modules(block: nn.Module) -> dict[str, nn.Module]:

@@ -24,6 +24,7 @@ from torch import Tensor
 from quip_engine import __version__, files
 from quip_engine.errors import fail
 from quip_engine.probe.headers import read_all, read_header
+from quip_engine.probe.settings import ENCODERS
 
 if TYPE_CHECKING:  # what they are made of is not read here
     from quip_engine.layer import LayerFormat
@@ -100,8 +101,10 @@ def assemble(
                 files.copy(companion, folder / companion.name)
         config = _config(source, quantization_config)
         files.write_json(folder / "config.json", config)
-        files.write_bytes(folder / "README.md", _card(quantization_config, manifest).encode())
-        code = _MODELING.substitute(model_type=repr(config["model_type"]))  # quoted: it is not ours
+        auto, names, task = _AUTO[config["model_type"] in ENCODERS]
+        card = _card(quantization_config, manifest, auto=auto, task=task)
+        files.write_bytes(folder / "README.md", card.encode())
+        code = _MODELING.substitute(names=names, model_type=repr(config["model_type"]))  # quoted: it is not ours
         files.write_bytes(folder / CODE, code.encode())
         _write_manifest(folder, manifest)
         return sum(path.stat().st_size for path in folder.iterdir())
@@ -154,7 +157,10 @@ def _config(source: Path, quantization_config: dict[str, Any]) -> dict[str, Any]
     if not (config.get("dtype") or config.get("torch_dtype")):
         # Loaders would guess it from the first tensor, which may now be one of our scales.
         config["dtype"] = _dtype(source)
-    config["auto_map"] = {"AutoModelForCausalLM": f"{Path(CODE).stem}.QuipModel"}
+    encoder = ENCODERS.get(config["model_type"])
+    if encoder is not None:
+        config["architectures"] = [encoder[0]]  # the head of its training task is gone
+    config["auto_map"] = {_AUTO[encoder is not None][0]: f"{Path(CODE).stem}.QuipModel"}
     config["quantization_config"] = quantization_config
     return config
 
@@ -165,12 +171,14 @@ def _dtype(source: Path) -> str:
     return max(tensors.values(), key=lambda tensor: tensor.bytes).dtype
 
 
-def _card(quantization_config: dict[str, Any], manifest: dict[str, Any]) -> str:
+def _card(quantization_config: dict[str, Any], manifest: dict[str, Any], *, auto: str, task: str) -> str:
     return _CARD.substitute(
         model=manifest["model"],
         method=quantization_config["method"],
         bits=f"{quantization_config['bits']:g}",
         bits_per_weight=f"{manifest['bits_per_weight']:.3f}",
+        auto=auto,
+        task=task,
     )
 
 
@@ -182,10 +190,15 @@ def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
     files.write_json(folder / MANIFEST, {**manifest, "versions": versions, "files": entries})
 
 
+# Whether it is an encoder -> class that loads it, table of its classes in transformers, task on the hub.
+_AUTO = {
+    False: ("AutoModelForCausalLM", "MODEL_FOR_CAUSAL_LM_MAPPING_NAMES", "text-generation"),
+    True: ("AutoModel", "MODEL_MAPPING_NAMES", "feature-extraction"),
+}
 _CARD = Template("""\
 ---
 library_name: transformers
-pipeline_tag: text-generation
+pipeline_tag: $task
 tags:
 - quip
 - quantized
@@ -197,9 +210,9 @@ $bits_per_weight bits per weight, counting every stored byte of theirs.
 
 ```python
 import quip_engine  # registers the format; without it the weights would be random
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import $auto, AutoTokenizer
 
-model = AutoModelForCausalLM.from_pretrained("path/to/this/folder")
+model = $auto.from_pretrained("path/to/this/folder")
 tokenizer = AutoTokenizer.from_pretrained("path/to/this/folder")
 ```
 
@@ -215,9 +228,9 @@ except ImportError as error:
     raise ImportError("This model was quantized by QuIP Studio: install its quip_engine to load it.") from error
 
 import transformers
-from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import $names
 
 
-class QuipModel(getattr(transformers, MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[$model_type])):
+class QuipModel(getattr(transformers, $names[$model_type])):
     """The architecture of the source with packed layers."""
 ''')

@@ -69,7 +69,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "{name} is not in the files (first of {count}). The copy is not complete.",
         "Download the model again.",
     ),
-    "TENSOR_EXTRA": ("config.json says {expected} blocks, the files have {found}.", "Use the config of this copy."),
+    "TENSOR_EXTRA": ("config.json says {expected} {what}, the files have {found}.", "Use the config of this copy."),
     "SHAPE_MISMATCH": ("{name}: config.json says {expected}, the file says {found}.", "Use the config of this copy."),
     "TENSOR_DUPLICATE": ("{name} is in two files.", "Download the model again."),
     "DTYPE_UNSUPPORTED": ("{name} is stored as {dtype}.", "Choose a copy in float32, bfloat16 or float16."),

@@ -13,13 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.core_model_loading import WeightTransform
 from transformers.pytorch_utils import Conv1D
 from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from quip_engine.checkpoint import FORMAT_VERSION, METHOD
+from quip_engine.encoders import leave_out_pooler
 from quip_engine.errors import QuipError, fail
+from quip_engine.experts import unfuse, unfused_names
 from quip_engine.layer import LayerFormat
 from quip_engine.linear import QuantizedLinear
 from quip_engine.probe.headers import TensorInfo, read_all
@@ -79,6 +82,10 @@ class QuipQuantizer(HfQuantizer):
     def _process_model_before_weight_loading(
         self, model: nn.Module, checkpoint_files: list[str] | None = None, dtype: torch.dtype | None = None, **_: Any
     ) -> None:
+        unfuse(model)
+        stored = read_all([Path(file) for file in checkpoint_files]) if checkpoint_files else None
+        if stored is not None:
+            leave_out_pooler(model, stored)
         for name, layer_format in self.quantization_config.layer_formats().items():
             try:
                 module = model.get_submodule(name)
@@ -92,8 +99,13 @@ class QuipQuantizer(HfQuantizer):
             if not [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
                 # Nothing to draw at random here; GPT-2's would reach for the weight of its child.
                 module._is_hf_initialized = True  # type: ignore[assignment]
-        if checkpoint_files:
-            check_tensors(model, [Path(file) for file in checkpoint_files])
+        if checkpoint_files and stored is not None:
+            check_tensors(model, Path(checkpoint_files[0]).parent, stored)
+
+    def update_weight_conversions(
+        self, weight_conversions: list[WeightTransform], model: nn.Module
+    ) -> list[WeightTransform]:
+        return unfused_names(weight_conversions)
 
     def _process_model_after_weight_loading(self, model: nn.Module, **_: Any) -> None:
         for module in model.modules():
@@ -112,9 +124,8 @@ class QuipQuantizer(HfQuantizer):
         return False
 
 
-def check_tensors(model: nn.Module, paths: list[Path]) -> None:
+def check_tensors(model: nn.Module, folder: Path, found: dict[str, TensorInfo]) -> None:
     """Compare the tensors a model (on meta) needs with the headers of its files. Raises ``BAD_CHECKPOINT``."""
-    folder, found = paths[0].parent, read_all(paths)
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     for name, tensor in model.state_dict().items():
         if name not in found and name not in tied:

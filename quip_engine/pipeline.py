@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from quip_engine.checkpoint import assemble, quantization_config, write_tensors
 from quip_engine.config import JobConfig
 from quip_engine.devices import peak_gpu_mb, peak_rss_mb
 from quip_engine.errors import QuipError, Stopped, fail
+from quip_engine.few_tokens import fill_up, warning
 from quip_engine.layer import LayerFormat, LayerReport, QuantizedWeight, quantize_weight
 from quip_engine.linalg.hessian import Hessian
 from quip_engine.linalg.proxy import eigenvectors
@@ -90,6 +91,7 @@ class BlockWork:
         self.layers: list[dict[str, Any]] = []
         self.skipped: dict[str, str] = {}
         self.formats: dict[str, Any] = {}
+        self.notes: dict[str, str] = {}  # path in the block -> what calibration did not reach
         self.started = time.perf_counter()
 
     def run(self, activations: Activations) -> Iterator[events.Event]:
@@ -97,6 +99,9 @@ class BlockWork:
         block = self.skeleton.load_block(self.index)
         clock = time.perf_counter()
         groups = block_hessians(block, self.index, activations)
+        self.notes = fill_up(block, self.index, activations, groups)
+        if self.notes:
+            yield events.Warned("FEW_TOKENS", warning(self.index, self.notes))
         shared = [[self.plan.projections[self.prefix + name] for name in names] for names, _ in groups]
         tokens = self.plan.tokens.numel()
         yield events.BlockCalibrated(self.index, tokens, time.perf_counter() - clock, shared)
@@ -138,10 +143,10 @@ class BlockWork:
             packed = QuantizedLinear.from_quantized(quantized, dict(linears.pop(name).named_parameters()).get("bias"))
             block.set_submodule(name, packed)
             return_small_memory()
-            yield self._report(path, quantized)
+            yield self._report(path, quantized, [self.notes[name]] if name in self.notes else [])
 
-    def _report(self, path: str, quantized: QuantizedWeight) -> events.LayerQuantized:
-        report: LayerReport = quantized.report
+    def _report(self, path: str, quantized: QuantizedWeight, notes: list[str]) -> events.LayerQuantized:
+        report: LayerReport = replace(quantized.report, notes=notes + quantized.report.notes)
         event = events.LayerQuantized(
             name=path,
             block=self.index,

@@ -20,6 +20,7 @@ from transformers.utils import logging
 
 from quip_engine.architecture import build_on_meta, decoder_blocks
 from quip_engine.errors import fail
+from quip_engine.experts import unfused_names
 from quip_engine.probe.folder import weight_files
 from quip_engine.probe.headers import read_all
 
@@ -31,9 +32,9 @@ class Skeleton:
         self.folder, self.device, self.dtype = folder, device, dtype
         logging.disable_progress_bar()  # of transformers: a bar for every block
         self.config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
-        self.model = build_on_meta(self.config, dtype)
-        self.prefix, self.blocks = decoder_blocks(self.model)
         self.files = {name: info.file for name, info in read_all(weight_files(folder)).items()}  # as they were checked
+        self.model = build_on_meta(self.config, dtype, self.files)
+        self.prefix, self.blocks = decoder_blocks(self.model)
         self._move_buffers()
 
     def block_keys(self, index: int) -> list[str]:
@@ -78,7 +79,7 @@ class Skeleton:
             settings = LoadStateDictConfig(
                 dtype=self.dtype,
                 device_map={"": self.device},
-                weight_mapping=get_model_conversion_mapping(self.model),
+                weight_mapping=unfused_names(get_model_conversion_mapping(self.model)),
             )
             convert_and_load_state_dict_in_model(self.model, lazy, settings)
         except (FileNotFoundError, SafetensorError) as error:

@@ -11,7 +11,12 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
-FAMILIES = ("llama", "mistral", "qwen2", "qwen3", "opt", "gpt2")
+FAMILIES = (
+    *("llama", "mistral", "qwen2", "qwen3", "opt", "gpt2", "gemma2", "gemma3_text", "phi3", "gpt_neox"),
+    *("mixtral", "qwen3_moe"),
+)
+EXPERTS = ("mixtral", "qwen3_moe")
+ENCODERS = ("bert",)
 END = "<|end|>"  # the only token that is not a byte; id 256
 VOCABULARY = 264
 
@@ -27,6 +32,10 @@ _SHAPE = {
     "tie_word_embeddings": False,
 }
 _LLAMA_SHAPE = {**_SHAPE, "num_key_value_heads": 2, "intermediate_size": 48}
+# A window shorter than the windows of text that tests use; scores as large as those of a trained model.
+_WINDOW = {"sliding_window": 8, "layer_types": ["sliding_attention", "full_attention"]}
+_GEMMA_SHAPE = {**_LLAMA_SHAPE, **_WINDOW, "head_dim": 16, "query_pre_attn_scalar": 16, "tie_word_embeddings": True}
+_EXPERTS = {"num_local_experts": 4, "num_experts_per_tok": 2}
 _FAMILY_SHAPE: dict[str, dict[str, Any]] = {
     "llama": _LLAMA_SHAPE,
     "mistral": {**_LLAMA_SHAPE, "head_dim": 8},
@@ -34,6 +43,13 @@ _FAMILY_SHAPE: dict[str, dict[str, Any]] = {
     "qwen3": {**_LLAMA_SHAPE, "head_dim": 16},
     "opt": {**_SHAPE, "ffn_dim": 48, "word_embed_proj_dim": 32, "tie_word_embeddings": True},
     "gpt2": {**_SHAPE, "n_inner": 48, "tie_word_embeddings": True},
+    "gemma2": _GEMMA_SHAPE,
+    "gemma3_text": _GEMMA_SHAPE,
+    "phi3": {**_LLAMA_SHAPE, "sliding_window": 8},
+    "gpt_neox": {**_SHAPE, "intermediate_size": 48},
+    "mixtral": {**_LLAMA_SHAPE, **_EXPERTS},
+    "qwen3_moe": {**_LLAMA_SHAPE, "head_dim": 16, "moe_intermediate_size": 24, **_EXPERTS},
+    "bert": {**_SHAPE, "intermediate_size": 48, "tie_word_embeddings": True},
 }
 
 
@@ -50,13 +66,14 @@ def tiny_model(
 
     ``overrides`` are values of config.json (``num_hidden_layers=24``); ``shard_size`` ("20KB") asks for several files.
     """
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
+    from transformers import CONFIG_MAPPING, AutoModel, AutoModelForCausalLM
 
     path = tmp_path / f"tiny-{family}"
     config = CONFIG_MAPPING[family](**{**_FAMILY_SHAPE[family], **overrides})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = AutoModelForCausalLM.from_config(config, dtype=dtype)
+        auto = AutoModel if family in ENCODERS else AutoModelForCausalLM
+        model = auto.from_config(config, dtype=dtype)
     model.save_pretrained(path, max_shard_size=shard_size)
     write_tokenizer(path)
     return path

@@ -1,19 +1,18 @@
-"""From a model folder to a checkpoint that loads, for every architecture; the same bits however often interrupted."""
+"""From a model folder to a finished checkpoint: the same bits however often interrupted, faults named and left out."""
 
 import json
 
 import pytest
 import torch
-from helpers import FAMILIES, made_up_text, tiny_model
+from helpers import made_up_text, tiny_model
 from transformers import AutoModelForCausalLM
 
 import quip_engine  # noqa: F401 - registers the format
 from quip_engine import events, pipeline
-from quip_engine.checkpoint import read_manifest, verify
+from quip_engine.checkpoint import read_manifest
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.errors import QuipError, Stopped, fail
 from quip_engine.files import sha256
-from quip_engine.linear import QuantizedLinear
 from quip_engine.pipeline import quantize_model
 
 
@@ -46,37 +45,6 @@ def run_until_saved(job, workspace, blocks):
 
 def digests(folder):
     return {path.name: sha256(path) for path in sorted(folder.iterdir())}
-
-
-@pytest.mark.parametrize("family", FAMILIES)
-def test_every_architecture_ends_as_a_checkpoint_that_loads(tmp_path, text, family):
-    model = tiny_model(tmp_path, family)
-    out = tmp_path / "out"
-    found = run(job_for(model, out, text), tmp_path / "work")
-    finished = found[-1]
-    assert isinstance(finished, events.RunFinished)
-    assert finished.bytes == sum(path.stat().st_size for path in out.iterdir())
-    layers = [e for e in found if isinstance(e, events.LayerQuantized)]
-    started = next(e for e in found if isinstance(e, events.RunStarted))
-    assert [e.name for e in layers] and {e.name for e in layers} == {layer["name"] for layer in started.layers}
-    assert all(0 < e.rel_proxy < 0.3 for e in layers)
-    assert not (tmp_path / "work").exists()
-    verify(out)
-
-    loaded = AutoModelForCausalLM.from_pretrained(out)
-    packed = {name: m for name, m in loaded.named_modules() if isinstance(m, QuantizedLinear)}
-    assert packed.keys() == {e.name for e in layers}
-    dense = AutoModelForCausalLM.from_pretrained(model)
-    for name, module in packed.items():
-        weight = dense.get_submodule(name).weight.data
-        weight.copy_(
-            module.dequantize()
-            if weight.shape == module.dequantize().shape and family != "gpt2"
-            else module.dequantize().T
-        )
-    ids = torch.arange(20)[None]
-    with torch.no_grad():
-        torch.testing.assert_close(loaded(ids).logits, dense(ids).logits, rtol=1e-3, atol=1e-4)
 
 
 def test_the_same_job_writes_the_same_files(tmp_path, text):

@@ -1,31 +1,37 @@
 """Do the weight files hold exactly the tensors of the architecture that config.json describes?
 
 The model is built on the meta device from the checked config; its names and shapes are compared with the headers.
-A file may leave out or add the prefix of the base model (``h.0.`` for ``transformer.h.0.``), a tied head may be absent,
-and buffers that are computed anyway may be there.
+A file may leave out or add the prefix of the base model (``h.0.`` for ``transformer.h.0.``) or use older names that
+``transformers`` knows, a tied head may be absent, and buffers that are computed anyway may be there.
 """
 
 from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import torch
 from transformers import CONFIG_MAPPING, PreTrainedModel
+from transformers.conversion_mapping import get_model_conversion_mapping
+from transformers.core_model_loading import apply_renamings
 from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from quip_engine.architecture import build_on_meta, decoder_blocks, linear_layers
 from quip_engine.errors import fail
+from quip_engine.experts import unfused_names
 from quip_engine.probe.facts import LinearLayer
 from quip_engine.probe.headers import TensorInfo
+from quip_engine.probe.settings import expert_key
 
 FLOATS = ("float32", "bfloat16", "float16", "float64")
 # Buffers of older files: rotary frequencies, causal masks, positions.
-HARMLESS = re.compile(r"(rotary_emb\.inv_freq|attn\.(masked_)?bias|position_ids)$")
-BLOCK = re.compile(r"(?:^|\.)(?:layers|h)\.(\d+)\.")
+HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias|position_ids)$")
+BLOCK = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d+)\.")
+EXPERT = re.compile(r"\.experts\.(\d+)\.")
 
 
 @dataclass(frozen=True)
@@ -44,11 +50,13 @@ class WeightFacts:
 
 def check_weights(config: dict[str, Any], files: dict[str, TensorInfo]) -> WeightFacts:
     """Compare headers with the architecture; raises the first difference that would change the model."""
-    _check_block_count(config, files)
-    model = _build(config)
+    blocks = config.get("num_hidden_layers", config.get("n_layer"))
+    _check_count(BLOCK, "blocks", blocks, files)
+    _check_count(EXPERT, "experts", config.get(expert_key(config)), files)
+    model = _build(config, files)
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     head = _tied_head(model)
-    stored, extra = _by_model_name(files, expected, model.base_model_prefix)
+    stored, extra = _by_model_name(files, expected, model)
     _check_complete(stored, expected, head)
     for name, tensor in stored.items():
         if tensor.shape != expected[name]:
@@ -76,32 +84,41 @@ def check_weights(config: dict[str, Any], files: dict[str, TensorInfo]) -> Weigh
     )
 
 
-def _check_block_count(config: dict[str, Any], files: dict[str, TensorInfo]) -> None:
-    """Compare the numbers of blocks before anything is built: a wrong one is the usual mistake, and can be huge."""
-    numbers = {name: int(match[1]) for name in files if (match := BLOCK.search(name))}
+def _check_count(pattern: re.Pattern[str], what: str, expected: int | None, files: dict[str, TensorInfo]) -> None:
+    """Compare the numbers of blocks or experts before anything is built: a wrong one is usual, and can be huge."""
+    numbers = {name: int(match[1]) for name in files if (match := pattern.search(name))}
     found = 1 + max(numbers.values(), default=-1)
-    expected = config.get("num_hidden_layers", config.get("n_layer", found))
+    if expected is None or found == 0:
+        return
     if found > expected:
-        fail("TENSOR_EXTRA", expected=expected, found=found)
+        fail("TENSOR_EXTRA", expected=expected, found=found, what=what)
     last = [name for name, number in numbers.items() if number == found - 1]
-    if 0 < found < expected:
-        missing = BLOCK.sub(lambda match: match[0].replace(match[1], str(found)), last[0])
+    if found < expected:
+        missing = pattern.sub(lambda match: match[0].replace(match[1], str(found)), last[0])
         fail("TENSOR_MISSING", name=missing, count=(expected - found) * len(last))
 
 
-def _build(config: dict[str, Any]) -> PreTrainedModel:
-    for key in ("rope_parameters", "rope_scaling"):
-        rope = config.get(key)
-        kind = rope.get("rope_type", rope.get("type", "default")) if isinstance(rope, dict) else "default"
-        if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
-            fail("ROPE_UNSUPPORTED", value=str(kind)[:80])
+def _build(config: dict[str, Any], stored: Iterable[str]) -> PreTrainedModel:
+    for rope in _position_encodings(config):
+        kind = str(rope.get("rope_type", rope.get("type", "default")))
+        if kind not in ("default", "su") and kind not in ROPE_INIT_FUNCTIONS:  # "su": what Phi-3 first called longrope
+            fail("ROPE_UNSUPPORTED", value=kind[:80])
     try:
-        model = build_on_meta(CONFIG_MAPPING[config["model_type"]].from_dict(config))
+        model = build_on_meta(CONFIG_MAPPING[config["model_type"]].from_dict(config), stored=stored)
         if not all(torch.isfinite(buffer).all() for buffer in model.buffers()):
             raise ValueError("its rotary frequencies are not finite")
     except Exception as error:  # whatever transformers thinks of values we have no rule for
         _refused_by_transformers(error)
     return model
+
+
+def _position_encodings(config: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """The settings of rotary encodings: one for all blocks, or one for each kind of block (Gemma 3)."""
+    for key in ("rope_parameters", "rope_scaling"):
+        rope = config.get(key)
+        if isinstance(rope, dict):
+            yield rope
+            yield from (nested for nested in rope.values() if isinstance(nested, dict))
 
 
 def _refused_by_transformers(error: Exception) -> NoReturn:
@@ -113,19 +130,21 @@ def _refused_by_transformers(error: Exception) -> NoReturn:
 
 def _tied_head(model: PreTrainedModel) -> tuple[str, str] | None:
     """Names of the head's weight and of the embedding it is tied to, where config.json ties them."""
-    if not model.config.tie_word_embeddings:
+    if not model.config.tie_word_embeddings or not model._tied_weights_keys:
         return None
     return next(iter(model._tied_weights_keys.items()))
 
 
 def _by_model_name(
-    files: dict[str, TensorInfo], expected: dict[str, Any], prefix: str
+    files: dict[str, TensorInfo], expected: dict[str, Any], model: PreTrainedModel
 ) -> tuple[dict[str, TensorInfo], list[str]]:
     """Stored tensors by the model's names, and the names of those that are no part of it."""
     stored: dict[str, TensorInfo] = {}
     extra = []
+    prefix, renamings = model.base_model_prefix, unfused_names(get_model_conversion_mapping(model))
     for name, tensor in files.items():
-        forms = (name, f"{prefix}.{name}", name.removeprefix(f"{prefix}."))
+        renamed = name if name in expected else apply_renamings(name, renamings)
+        forms = (renamed, f"{prefix}.{renamed}", renamed.removeprefix(f"{prefix}."))
         known = next((form for form in forms if form in expected), None)
         if known is None:
             extra.append(name)

@@ -22,7 +22,16 @@ SUPPORTED = {
     "qwen3": "Qwen3",
     "opt": "OPT",
     "gpt2": "GPT-2",
+    "gemma2": "Gemma 2",
+    "gemma3_text": "Gemma 3 (text)",
+    "phi3": "Phi-3",
+    "gpt_neox": "GPT-NeoX",
+    "mixtral": "Mixtral",
+    "qwen3_moe": "Qwen3-MoE",
+    "bert": "BERT (encoder)",
 }
+# Those that give states instead of text, and the architectures whose files hold them; a head is left out.
+ENCODERS = {"bert": ("BertModel", "BertForMaskedLM")}
 MOST_BYTES = 4 * 2**20  # of config.json; the longest have label maps of some hundred kB
 OWN_METHOD = "quip"
 # Keys that make transformers fetch or choose code; values that only pick what it has built in are harmless.
@@ -30,9 +39,9 @@ LOADS_CODE = re.compile(r"_*(attn|experts)_implementation|.*kernel|auto_map$|cus
 HARMLESS = (None, True, False, "", "eager", "sdpa")
 # Tasks that are no text generation, by class name, and families that only have such classes.
 OTHER_TASK = re.compile(r"For(?=[A-Z])(?!CausalLM|ConditionalGeneration)\w+$")
-ENCODERS = frozenset(
+NO_TEXT = frozenset(
     {
-        *("albert", "bert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"),
+        *("albert", "deberta", "deberta-v2", "distilbert", "electra", "modernbert", "mpnet", "roberta"),
         *("clip", "convnext", "dinov2", "layoutlm", "siglip", "swin", "vit", "hubert", "wav2vec2", "xlm-roberta"),
     }
 )
@@ -54,8 +63,14 @@ LARGEST = {
     "max_position_embeddings": 10**9,
     "n_positions": 10**9,
     "num_labels": 10**5,  # transformers makes a name for each
+    "type_vocab_size": 10**5,
+    "num_experts": 4096,
+    "num_local_experts": 4096,
+    "num_experts_per_tok": 4096,
+    "moe_intermediate_size": 2**20,
 }
 MAY_BE_NULL = frozenset({"word_embed_proj_dim", "n_inner", "num_key_value_heads", "head_dim"})
+MOST_EXPERTS = 70_000  # of all blocks: each is three modules, and three names in the files
 FLOATS = ("float32", "bfloat16", "float16", "float64", "auto", None)
 
 
@@ -93,6 +108,11 @@ def architecture_of(config: dict[str, Any]) -> str:
     return str(names[0] if named and names else config.get("model_type"))[:80]
 
 
+def expert_key(config: dict[str, Any]) -> str:
+    """Where a config keeps the number of experts of a block."""
+    return "num_local_experts" if "num_local_experts" in config else "num_experts"
+
+
 def _refuse_quantized(config: dict[str, Any], folder: Path) -> None:
     if "quip_params" in config:
         fail("ALREADY_QUANTIZED", method="QuIP# or QTIP")
@@ -113,7 +133,9 @@ def _refuse_architecture(config: dict[str, Any]) -> None:
     if not isinstance(model_type, str) or not model_type:
         fail("NO_MODEL_TYPE")
     architecture = architecture_of(config)
-    if model_type in ENCODERS or OTHER_TASK.search(architecture):
+    if model_type in ENCODERS and architecture in (*ENCODERS[model_type], model_type):
+        return
+    if model_type in NO_TEXT or model_type in ENCODERS or OTHER_TASK.search(architecture):
         fail("NOT_A_CHAT_MODEL", architecture=architecture)
     if model_type in SUPPORTED:
         return
@@ -155,6 +177,11 @@ def _refuse_numbers(config: dict[str, Any]) -> None:
     shared = config.get("num_key_value_heads")
     if heads and shared and heads % shared:
         _bad_value("num_key_value_heads", shared, f"it has to divide the {heads} heads")
+    chosen, experts = (config.get(key) for key in ("num_experts_per_tok", expert_key(config)))
+    if chosen and experts and chosen > experts:
+        _bad_value("num_experts_per_tok", chosen, f"there are {experts} experts")
+    if (experts or 0) * (config.get("num_hidden_layers") or 0) > MOST_EXPERTS:
+        _bad_value(expert_key(config), experts, f"up to {MOST_EXPERTS} in all blocks together")
     for key in ("dtype", "torch_dtype"):
         if config.get(key) not in FLOATS:
             _bad_value(key, config[key], "float32, bfloat16 and float16 are possible")

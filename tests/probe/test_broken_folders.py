@@ -85,6 +85,8 @@ EXPANDS = {
 }
 BACKTRACKS = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
 
+NO_CHAT = "NOT_A_CHAT_MODEL"
+
 BROKEN: list[tuple[str, Break, str]] = [
     # config.json
     ("no config", remove("config.json"), "NO_CONFIG"),
@@ -97,8 +99,11 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("no model type", config(model_type=None), "NO_MODEL_TYPE"),
     ("model type is a number", config(model_type=3), "NO_MODEL_TYPE"),
     ("unknown family", config(model_type="foo", architectures=["FooForCausalLM"]), "UNSUPPORTED_ARCH"),
-    ("mixture of experts", config(model_type="mixtral", architectures=["MixtralForCausalLM"]), "UNSUPPORTED_ARCH"),
-    ("encoder", config(model_type="bert", architectures=["BertModel"]), "NOT_A_CHAT_MODEL"),
+    ("other experts", config(model_type="gpt_oss", architectures=["GptOssForCausalLM"]), "UNSUPPORTED_ARCH"),
+    ("pictures", config(model_type="gemma3", architectures=["Gemma3ForConditionalGeneration"]), "UNSUPPORTED_ARCH"),
+    ("encoder", config(model_type="roberta", architectures=["RobertaModel"]), "NOT_A_CHAT_MODEL"),
+    ("classifying encoder", config(model_type="bert", architectures=["BertForSequenceClassification"]), NO_CHAT),
+    ("decoding encoder", config(model_type="bert", architectures=["BertLMHeadModel"]), "NOT_A_CHAT_MODEL"),
     ("classifier", config(architectures=["LlamaForSequenceClassification"]), "NOT_A_CHAT_MODEL"),
     ("own code", config(model_type="mine", auto_map={"AutoModel": "modeling.Mine"}), "CUSTOM_CODE"),
     ("code beside a known family", config(auto_map={"AutoModel": "modeling.Mine"}), "UNSAFE_CONFIG"),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import FAMILIES, VOCABULARY, edit_json, processor_time, tiny_model
+from helpers import ENCODERS, FAMILIES, VOCABULARY, edit_json, processor_time, tiny_model
 from safetensors.torch import load_file, save_file
 
 from quip_engine.probe import probe
@@ -23,13 +24,14 @@ def change_tensors(folder: Path, change: Callable[[dict[str, torch.Tensor]], obj
     save_file(found, folder / WEIGHTS)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [*FAMILIES, *ENCODERS])
 def test_facts_of_every_family(family: str, tmp_path: Path) -> None:
     facts = probe(str(tiny_model(tmp_path, family, dtype=torch.bfloat16)))
     assert (facts.name, facts.model_type, facts.blocks, facts.hidden) == (f"tiny-{family}", family, 2, 32)
     assert (facts.vocabulary, facts.context, facts.dtype) == (VOCABULARY, 64, "bfloat16")
-    assert facts.tied == (family in ("qwen2", "opt", "gpt2"))
-    stored = load_file(Path(facts.path) / WEIGHTS)
+    config = json.loads((Path(facts.path) / "config.json").read_text())
+    assert facts.tied == (config["tie_word_embeddings"] and family not in ENCODERS)
+    stored = {_in_the_model(name): tensor for name, tensor in load_file(Path(facts.path) / WEIGHTS).items()}
     assert (facts.tensors, facts.parameters) == (len(stored), sum(t.numel() for t in stored.values()))
     assert facts.unquantized_bytes == sum(t.nbytes for t in stored.values()) - 2 * sum(
         m * n for m, n in (layer.shape for layer in facts.linear_layers)
@@ -39,6 +41,12 @@ def test_facts_of_every_family(family: str, tmp_path: Path) -> None:
     names = [(layer.block, layer.projection) for layer in facts.linear_layers]
     assert len(set(names)) == len(names)
     json.dumps(facts.to_json())
+
+
+def _in_the_model(name: str) -> str:
+    """The name a tensor of a file has in the model: Mixtral's files have names of their own for experts."""
+    name = name.replace("block_sparse_moe", "mlp")
+    return re.sub(r"w([123])\.weight", lambda m: ["gate", "down", "up"][int(m[1]) - 1] + "_proj.weight", name)
 
 
 def test_linear_layers_are_outputs_by_inputs(tmp_path: Path) -> None:
