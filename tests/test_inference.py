@@ -46,9 +46,11 @@ class Counted(Product):
 def kernels(monkeypatch: pytest.MonkeyPatch) -> Counted:
     """A world in which E8P alone has a kernel."""
     product = Counted()
-    monkeypatch.setattr(
-        base, "product_of", lambda c, device, a="float": product if _has(product, c, device, a) else None
-    )
+
+    def product_of(codebook, device, activations="float"):
+        return product if isinstance(codebook, E8P) and product.kernel(codebook, device, activations) else None
+
+    monkeypatch.setattr(base, "product_of", product_of)
     monkeypatch.setattr("quip_engine.linear.product_of", base.product_of)
     return product
 

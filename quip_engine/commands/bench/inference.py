@@ -31,10 +31,9 @@ from quip_engine.errors import fail
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from quip_engine.codebooks import Codebook
     from quip_engine.linear import QuantizedLinear
     from quip_engine.products import Packed
-
-    from quip_engine.codebooks import Codebook
 
 SIZE, ROUNDS, COPIES, TOKENS = 4096, 31, 6, 512
 BASE = "torch bfloat16"
