@@ -21,7 +21,7 @@ from torch import nn
 from quip_engine import native
 from quip_engine.config import ACTIVATIONS
 from quip_engine.errors import fail
-from quip_engine.linear import QuantizedLinear
+from quip_engine.linear import QuantizedLinear, share_inputs
 
 SHARE = 0.5  # of the free memory that unpacked layers may take
 
@@ -42,6 +42,7 @@ def prepare(model: nn.Module, activations: str = ACTIVATIONS[0]) -> Running:
     if activations not in ACTIVATIONS:
         fail("BAD_SETTING", field="activations", value=repr(activations), allowed=" or ".join(ACTIVATIONS))
     layers = list(_packed_layers(model))
+    share_inputs(model)
     for layer in layers:
         layer.activations = activations
         if not layer.kernel():  # those that cannot take 8-bit activations take floats

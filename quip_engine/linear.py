@@ -51,8 +51,10 @@ class QuantizedLinear(nn.Module):
         else:
             self.register_parameter("bias", None)
         self.activations = ACTIVATIONS[0]  # what single tokens are multiplied as
-        self._form, outside = form_of(format.codebook), format.transform.layout(out_features, in_features)
-        self._coded = [name for name in self.tensors() if name not in outside]
+        self._form = form_of(format.codebook)
+        self._mapped = list(format.transform.layout(out_features, in_features))
+        self._coded = [name for name in self.tensors() if name not in self._mapped]
+        self._shared: SharedInput | None = None
         self._built: tuple[object, Maps] | None = None
         self._dense: tuple[object, Tensor] | None = None
 
@@ -73,7 +75,7 @@ class QuantizedLinear(nn.Module):
         Maps are float32; the product, too, or for many rows in the dtype of x (not float16 on a CPU, which is slow).
         """
         maps = self.maps()
-        z = maps.on_input(x.float())
+        z = self._shared.mapped(x, maps) if self._shared else maps.on_input(x.float())
         y = maps.on_output(self._product(z.flatten(0, -2), x.dtype).unflatten(0, x.shape[:-1]))
         return (y if self.bias is None else y + self.bias).to(x.dtype)
 
@@ -123,13 +125,20 @@ class QuantizedLinear(nn.Module):
 
     def maps(self) -> Maps:
         """The maps of the stored tensors as they are now, built once per device and content."""
-        tensors = self.tensors()
-        names = self.format.transform.layout(self.out_features, self.in_features)
-        content = [_content(tensors[name]) for name in names]
+        tensors = {name: getattr(self, name) for name in self._mapped}
+        content = [_content(tensor) for tensor in tensors.values()]
         if self._built is None or self._built[0] != content:
             with torch.inference_mode(False):  # what is kept must also serve training
                 self._built = content, self.format.maps(tensors, self.out_features, self.in_features)
         return self._built[1]
+
+    def input_map(self) -> tuple[object, ...]:
+        """What decides the map of inputs, to compare layers by; empty where it is the identity."""
+        named = {name: getattr(self, name) for name in self._mapped if name.startswith("input")}
+        if not named or any(tensor.is_meta for tensor in named.values()):
+            return ()
+        bits = tuple(tensor.contiguous().view(torch.uint8).cpu().numpy().tobytes() for tensor in named.values())
+        return self.in_features, self.format.transform, bits
 
     def extra_repr(self) -> str:
         parts = f"transform={self.format.transform.name}, codebook={self.format.codebook.name}"
@@ -163,6 +172,51 @@ class QuantizedLinear(nn.Module):
         self._form = form_of(self.format.codebook)  # made known to this process
 
 
+class SharedInput:
+    """A x for layers that read the same x and map it alike (q, k, v; gate, up): computed by the first that asks.
+
+    x is known by being the same tensor, unchanged. It is not kept longer than until all ``layers`` have asked.
+    """
+
+    def __init__(self, layers: int) -> None:
+        self._layers = layers
+        self._last: tuple[Tensor, int, Tensor] | None = None
+        self._asked = 0
+
+    def mapped(self, x: Tensor, maps: Maps) -> Tensor:
+        """A x: (..., n) float32 of x: (..., n)."""
+        if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
+            return maps.on_input(x.float())
+        last = self._last
+        if last is None or last[0] is not x or last[1] != _version(x):
+            last = self._last = x, _version(x), maps.on_input(x.float())
+            self._asked = 0
+        self._asked += 1
+        if self._asked >= self._layers:
+            self._last = None
+        return last[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_layers": self._layers, "_last": None, "_asked": 0}
+
+
+def share_inputs(model: nn.Module) -> None:
+    """Let packed layers that are children of one module, with the same map of their inputs, compute it once."""
+    for parent in model.modules():
+        alike: dict[object, list[QuantizedLinear]] = {}
+        for child in parent.children():
+            if isinstance(child, QuantizedLinear) and (key := child.input_map()):
+                alike.setdefault(key, []).append(child)
+        for layers in alike.values():
+            shared = SharedInput(len(layers)) if len(layers) > 1 else None
+            for layer in layers:
+                layer._shared = shared
+
+
 def _content(tensor: Tensor) -> tuple[torch.device, int, int]:
     """What changes when a tensor is moved, replaced or written to (writes to inference tensors go unseen)."""
-    return tensor.device, tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
+    return tensor.device, tensor.data_ptr(), _version(tensor)
+
+
+def _version(tensor: Tensor) -> int:
+    return 0 if tensor.is_inference() else tensor._version

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from quip_engine.codebooks import Codebook, codebooks
 from quip_engine.codebooks.base import Quantizer
 from quip_engine.layer import LayerFormat, LayerReport, QuantizedWeight
-from quip_engine.linear import QuantizedLinear
-from quip_engine.transforms import TensorSpec, Transform, transforms
+from quip_engine.linear import QuantizedLinear, share_inputs
+from quip_engine.transforms import Maps, TensorSpec, Transform, transforms
 from quip_engine.transforms.hadamard import RandomizedHadamard
 from quip_engine.transforms.kronecker import RandomOrthogonal
 
@@ -153,3 +153,41 @@ def test_gradients_reach_the_input(layer: QuantizedLinear) -> None:
 def test_it_shows_what_it_is(layer: QuantizedLinear) -> None:
     assert "in_features=96, out_features=64, bias=True, transform=hadamard" in repr(layer)
     assert "bias" not in QuantizedLinear(N, M, False, layer.format).state_dict()
+
+
+class Attention(nn.Module):
+    """Two layers that read one input, and one with an input of its own map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers = [QuantizedLinear.from_quantized(quantized(RandomizedHadamard(), Exact())) for _ in range(3)]
+        self.q, self.k, self.o = layers
+        self.o.input_signs.data = ~self.o.input_signs.data
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([self.q(x), self.k(x), self.o(x)])
+
+
+def test_layers_with_the_same_input_map_it_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    model, x = Attention(), gaussian(2, N, seed=3)
+    before = model(x)
+    share_inputs(model)
+    assert model.q._shared is model.k._shared is not None and model.o._shared is None
+    calls = []
+    original = Maps.on_input
+    monkeypatch.setattr(Maps, "on_input", lambda maps, x: (calls.append(1), original(maps, x))[1])
+    assert torch.equal(model(x), before) and len(calls) == 2
+    assert torch.equal(model(x), before)  # nothing is kept
+
+
+def test_a_shared_input_is_mapped_anew_when_it_changes() -> None:
+    model, x = Attention(), gaussian(2, N, seed=3)
+    share_inputs(model)
+    model.q(x)
+    x += 1
+    assert torch.equal(model.k(x), model.q(x))
+    copied = copy.deepcopy(model)
+    assert copied.q._shared is copied.k._shared is not model.q._shared
+    x.requires_grad_()
+    for _ in range(2):
+        model(x).sum().backward()
