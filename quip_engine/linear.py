@@ -18,8 +18,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from quip_engine.config import ACTIVATIONS
 from quip_engine.layer import LayerFormat, QuantizedWeight
-from quip_engine.products import ACTIVATIONS, Packed, form_of, packed_product, product_of, reference
+from quip_engine.products import Packed, form_of, packed_product, product_of, reference
 from quip_engine.transforms import Maps
 
 

@@ -5,7 +5,6 @@
 
 from quip_engine.parts import import_modules
 from quip_engine.products.base import (
-    ACTIVATIONS,
     Packed,
     Product,
     form_of,
@@ -17,4 +16,4 @@ from quip_engine.products.base import (
 
 import_modules(__name__, __path__)
 
-__all__ = ["ACTIVATIONS", "Packed", "Product", "form_of", "packed_product", "product_of", "products", "reference"]
+__all__ = ["Packed", "Product", "form_of", "packed_product", "product_of", "products", "reference"]

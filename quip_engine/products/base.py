@@ -30,7 +30,6 @@ import torch
 from torch import Tensor
 
 from quip_engine.codebooks import Codebook
-from quip_engine.config import ACTIVATIONS
 
 FEW = 4  # rows of x from which on unpacking pays, unless a product knows better
 
@@ -69,14 +68,14 @@ class Product(ABC):
 
 
 P = TypeVar("P", bound=type[Product])
-_products: dict[type[Codebook], Product] = {}
+_products: dict[tuple[type[Codebook], str], Product] = {}
 
 
-def products(*kinds: type[Codebook]) -> Callable[[P], P]:
-    """Register a product for the layers of these codebooks."""
+def products(*kinds: type[Codebook], device: str = "cpu") -> Callable[[P], P]:
+    """Register a product for the layers of these codebooks on one type of device."""
 
     def add(product: P) -> P:
-        _products.update(dict.fromkeys(kinds, product()))
+        _products.update(dict.fromkeys(((kind, device) for kind in kinds), product()))
         return product
 
     return add
@@ -84,7 +83,7 @@ def products(*kinds: type[Codebook]) -> Callable[[P], P]:
 
 def product_of(codebook: Codebook, device: torch.device, activations: str = "float") -> Product | None:
     """The product for a codebook on a device; None where only ``reference`` is left."""
-    product = _products.get(type(codebook))
+    product = _products.get((type(codebook), device.type))
     return product if product and product.kernel(codebook, device, activations) else None
 
 
