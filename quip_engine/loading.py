@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
 from quip_engine.checkpoint import is_checkpoint
@@ -18,24 +18,31 @@ from quip_engine.errors import fail
 from quip_engine.inference import prepare
 from quip_engine.probe import probe
 from quip_engine.probe.folder import local_folder, weight_files
-from quip_engine.probe.settings import check_config, read_config
+from quip_engine.probe.settings import check_config, check_use, read_config
 from quip_engine.probe.tokenizer import TokenizerCheck
 
 
 def load_model(
-    name: str | Path, device: torch.device, dtype: torch.dtype | None = torch.float32, activations: str = "float"
+    name: str | Path,
+    device: torch.device,
+    dtype: torch.dtype | None = torch.float32,
+    activations: str = "float",
+    *,
+    encoder: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """The model of a folder (or hub id) in evaluation mode, and its tokenizer.
 
     ``dtype`` is that of activations and dense weights, None: what the folder says (``usual_dtype``); packed layers keep
-    what they store. ``activations``: what these multiply single tokens as (``inference``).
+    what they store. ``activations``: what these multiply single tokens as (``inference``). ``encoder``: a model that
+    gives states is wanted, not one that writes text; the other kind is refused.
     """
     folder = checked_folder(str(name))
+    check_use(read_config(folder), encoder=encoder)
     dtype = dtype or usual_dtype(folder, device)
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(folder)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
+        model = (AutoModel if encoder else AutoModelForCausalLM).from_pretrained(
             folder,
             dtype=dtype,
             device_map={"": device},

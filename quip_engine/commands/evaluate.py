@@ -35,7 +35,7 @@ def add_parser(subparsers: Any) -> None:
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
     for name in filter(None, (options.model, options.against)):
-        check_name(name)
+        check_name(name, encoder=False)
     if not options.text.exists():
         fail("NOT_FOUND", path=options.text)
     if options.max_windows is not None:

@@ -34,7 +34,7 @@ def add_parser(subparsers: Any) -> None:
 
 
 def run(options: argparse.Namespace) -> dict[str, Any]:
-    check_name(options.model)
+    check_name(options.model, encoder=False)
     settings = GenerationSettings(options.tokens, options.temperature, options.top_p, options.top_k, options.seed)
     from quip_engine.devices import resolve_device, use_threads  # noqa: PLC0415 - torch takes seconds to import
     from quip_engine.generate import Answer, stream  # noqa: PLC0415

@@ -101,6 +101,13 @@ def check_config(config: dict[str, Any], folder: Path) -> None:
     _refuse_numbers(config)
 
 
+def check_use(config: dict[str, Any], *, encoder: bool) -> None:
+    """Refuse an encoder where text is to be written (``NOT_A_CHAT_MODEL``), and the reverse (``NOT_AN_ENCODER``)."""
+    model_type = config.get("model_type")
+    if model_type in SUPPORTED and (model_type in ENCODERS) != encoder:
+        fail("NOT_AN_ENCODER" if encoder else "NOT_A_CHAT_MODEL", architecture=architecture_of(config))
+
+
 def architecture_of(config: dict[str, Any]) -> str:
     """Class name, or the model type where config.json names no class."""
     names = config.get("architectures")
