@@ -47,6 +47,11 @@ def code_table(name: str, L: int) -> Tensor:
     return _unit(hybrid_values(hybrid_pairs(), L) if name == "hyb" else _scalar(name, L)[:, None])
 
 
+def code_rms(name: str, L: int) -> float:
+    """What the table of a code with V = 1 was divided by: the rms of its values as they are defined."""
+    return float(_rms(_scalar(name, L)))
+
+
 @lru_cache(maxsize=32)
 def idle_table(name: str, L: int) -> Tensor:
     """The second table: (2^L, 1), for steps without bits: the values of a code with V = 1 in another order."""
@@ -107,4 +112,8 @@ def _half(y: Tensor) -> Tensor:
 
 
 def _unit(values: Tensor) -> Tensor:
-    return values / values.double().square().mean().sqrt().float()
+    return values / _rms(values)
+
+
+def _rms(values: Tensor) -> Tensor:
+    return values.double().square().mean().sqrt().float()
