@@ -39,6 +39,7 @@ def answer_card(prompt: str, side: Side | None, other: Side | None, place: int |
             ("Tokens", len(side.tokens), ""),
         ]
     )
+    notes += [f"Runs on {side.runs_on}."] if side.runs_on else []
     below = w.note(" ".join([STATES[side.state].capitalize() + ("" if side.state == "writing" else "."), *notes]))
     return w.Html(
         f'<article class="answer" aria-busy="{str(side.state == "writing").lower()}">{body}{below}{numbers}</article>'

@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from app.state import explain
+from quip_engine.config import ACTIVATIONS
 from quip_engine.devices import resolve_device
 from quip_engine.errors import QuipError
 from quip_engine.generate import GenerationSettings, Token, stream
+from quip_engine.inference import prepare
 from quip_engine.loading import load_model
 from quip_engine.prompts import prepare_prompt
 
@@ -50,7 +52,7 @@ class Bench:
             if key not in self._models:
                 for old in list(self._models)[: 1 - KEPT]:
                     del self._models[old]
-                model, tokenizer = load_model(path, resolve_device("auto"))
+                model, tokenizer = load_model(path, resolve_device("auto"), dtype=None)
                 tensors = {t.data_ptr(): t for t in (*model.parameters(), *model.buffers())}
                 size = sum(t.numel() * t.element_size() for t in tensors.values())
                 self._models[key] = Loaded(model, tokenizer, size)
@@ -70,6 +72,7 @@ class Side:
     pieces: list[tuple[str, tuple[Token, ...]]] = field(default_factory=list)
     state: str = "loading"  # loading, waiting, writing, then the reason of its end
     bytes: int = 0
+    runs_on: str = ""
     templated: bool = True
     notes: tuple[tuple[str, str], ...] = ()
     error: QuipError | None = None
@@ -103,6 +106,7 @@ class Question:
 
     prompt: str
     settings: GenerationSettings
+    activations: str = ACTIVATIONS[0]
     stop: threading.Event = field(default_factory=threading.Event)
     ready: threading.Barrier = field(default_factory=lambda: threading.Barrier(2))  # both begin at the same moment
 
@@ -131,6 +135,7 @@ def answers(bench: Bench, paths: tuple[Path, Path], question: Question) -> Itera
 def _write(bench: Bench, path: Path, side: Side, question: Question) -> None:
     try:
         loaded = bench.get(path)
+        side.runs_on = str(prepare(loaded.model, question.activations))
         asked = prepare_prompt(loaded.model, loaded.tokenizer, question.prompt, question.settings.max_tokens)
         side.bytes, side.templated, side.notes, side.state = loaded.bytes, asked.templated, asked.notes, "waiting"
         question.ready.wait()

@@ -34,7 +34,7 @@ class Running:
     fallback: str = ""  # a sentence, where some layers have no kernel
 
     def __str__(self) -> str:
-        return "; ".join([*self.kernels, *([self.fallback] if self.fallback else [])]) or "dense: torch"
+        return "; ".join([*self.kernels, *([self.fallback] if self.fallback else [])]) or "torch, dense weights"
 
 
 def prepare(model: nn.Module, activations: str = ACTIVATIONS[0]) -> Running:

@@ -1,4 +1,5 @@
 import threading
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -158,3 +159,13 @@ def test_wrong_settings_have_a_name(wrong: dict) -> None:
     with pytest.raises(QuipError) as caught:
         GenerationSettings(**wrong)
     assert caught.value.code == "BAD_SETTING"
+
+
+def test_compiled_steps_write_the_same(parts, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))  # the others take a minute
+    prompt = prepare_prompt(*parts, "ab", 12)
+    plain, compiled = (
+        Answer.of(stream(*parts, prompt, GenerationSettings(12), compiled=compiled)) for compiled in (False, True)
+    )
+    assert [token.id for token in plain.tokens] == [token.id for token in compiled.tokens]
+    assert len(plain.tokens) == 12

@@ -96,7 +96,7 @@ def test_the_operator_can_be_traced(kernels: Counted) -> None:
 
 def test_a_model_says_what_it_runs_on(kernels: Counted) -> None:
     assert str(prepare(nn.Sequential(layer(), layer()))) == "e8p: test kernel"
-    assert str(running(nn.Linear(2, 2))) == "dense: torch"
+    assert str(running(nn.Linear(2, 2))) == "torch, dense weights"
 
 
 def test_activations_that_a_kernel_cannot_take_stay_floats(kernels: Counted) -> None:

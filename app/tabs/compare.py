@@ -16,6 +16,7 @@ from app.forms import whole
 from app.state import explain
 from app.studio import Studio
 from app.views import checkpoint, model_name
+from quip_engine.config import ACTIVATIONS
 from quip_engine.errors import fail
 from quip_engine.generate import GenerationSettings
 from quip_engine.runs import Run
@@ -28,6 +29,7 @@ document.addEventListener('keydown', event => {
 });
 </script>"""
 TEMPERATURE = 0.5  # small models repeat themselves at 0; the same random numbers keep the comparison fair
+PRODUCTS = dict(zip(("floats", "8-bit integers"), ACTIVATIONS, strict=True))
 IDLE = [gr.update(interactive=True), gr.update(interactive=False)]  # Send, Stop
 BUSY = [gr.update(interactive=False), gr.update(interactive=True)]
 
@@ -67,7 +69,8 @@ class Desk:
         yield [same, same, gr.update(visible=False), same, *BUSY]
         page = request.session_hash or ""
         try:
-            question = Question(prompt, settings(*sampling))
+            *numbers, activations = sampling
+            question = Question(prompt, settings(*numbers), PRODUCTS.get(activations, activations))
             self.stops[page] = question.stop
             run, source = self._chosen(run_id), self.studio.facts(original or "").path
             same_words = source == self.studio.facts(run.job.model).path
@@ -157,4 +160,6 @@ def _sampling() -> list[Any]:
         (usual.seed, "Seed", "Both draw with the same random numbers."),
         (usual.max_tokens, "Longest answer", "In tokens."),
     ]
-    return [w.Number(value, label=label, info=info, min_width=120) for value, label, info in fields]
+    numbers = [w.Number(value, label=label, info=info, min_width=120) for value, label, info in fields]
+    info = "8-bit integers are quicker on a CPU and change the output of each packed layer by about 0.4 %."
+    return [*numbers, w.Dropdown(list(PRODUCTS), label="Packed layers multiply", info=info, min_width=200)]
