@@ -52,7 +52,10 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "BAD_CONFIG": ("config.json cannot be read{where}.", "Download it again."),
     "NO_MODEL_TYPE": ("config.json does not say which architecture this is (model_type).", "Download it again."),
     "UNSUPPORTED_ARCH": ("{architecture} is not supported: {reason}.", "Supported: {supported}."),
-    "NOT_A_CHAT_MODEL": ("{architecture} does not generate text.", "Choose a causal language model, or try `embed`."),
+    "NOT_A_CHAT_MODEL": (
+        "{architecture} does not generate text.",
+        "Choose a causal language model; for encoders there is `embed`.",
+    ),
     "NOT_AN_ENCODER": ("{architecture} is no encoder.", "Choose a BERT model, or use `generate`."),
     "CUSTOM_CODE": ("This model needs its own Python code.", "We do not run code from model folders."),
     "UNSAFE_CONFIG": ("config.json asks to load code ({key}: {value}).", "Remove the key, or use a trusted copy."),

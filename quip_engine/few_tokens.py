@@ -55,10 +55,9 @@ def fill_up(block: nn.Module, index: int, activations: Activations, groups: Grou
     finally:
         for experts in modules.values():
             experts.see_all = frozenset()
-    for names, hessian in from_all:
-        if names[0] in routed:
-            share = shares[names[0]]
-            routed[names[0]].matrix.mul_(share).add_(hessian.matrix, alpha=1 - share)
-        else:
-            groups.append((names, hessian))
+    for names, hessian in from_all:  # one for all gate and up, which now read the same tokens
+        for first in routed.keys() & set(names):
+            routed[first].matrix.mul_(shares[first]).add_(hessian.matrix, alpha=1 - shares[first])
+        if never := [name for name in names if shares[name] == 0]:
+            groups.append((never, hessian))
     return notes
