@@ -18,6 +18,7 @@ from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel
 
 from quip_engine.architecture import build_on_meta
 from quip_engine.errors import QuipError, fail
+from quip_engine.layer import LayerFormat
 from quip_engine.linear import QuantizedLinear
 from quip_engine.probe.folder import weight_files
 from quip_engine.probe.headers import TensorInfo, read_all
@@ -27,6 +28,7 @@ from quip_engine.published.fused import place_fused
 from quip_engine.published.layers import PackedLayer, PublishedFormat, Stored, damaged
 from quip_engine.published.qtip import QtipFormat
 from quip_engine.published.quip_sharp import QuipSharpFormat
+from quip_engine.published.saving import describe_quantization
 
 KEY = "quip_params"  # of config.json
 MODEL_TYPES = {"llama": "Llama", "mistral": "Mistral"}
@@ -64,10 +66,10 @@ def read_published(folder: Path, device: torch.device, dtype: torch.dtype = torc
     model = build_on_meta(CONFIG_MAPPING[config["model_type"]].from_dict(config), dtype)
     layers = layout.layers(model)
     dense = _check(model, layout, layers, files)
+    formats = {}
     for layer in layers:
-        _place(
-            model, layer, layout, _read(files, {name: f"{layer.name}.{name}" for name in layout.tensors(layer)}, device)
-        )
+        names = {name: f"{layer.name}.{name}" for name in layout.tensors(layer)}
+        formats[layer.name] = _place(model, layer, *layout.relayout(layer, _read(files, names, device)))
     for name in dense:
         _set(model, name, _read(files, {name: name}, device)[name].to(dtype, copy=True))
     _tie(model)
@@ -76,6 +78,8 @@ def read_published(folder: Path, device: torch.device, dtype: torch.dtype = torc
             setattr(owner, name, buffer.to(device))
     if (folder / GENERATION).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    fused = any(len(layer.rows) > 1 for layer in layers)
+    describe_quantization(model, method=layout.method, bits=layout.bits, formats=formats, fused=fused)
     return model.eval()
 
 
@@ -123,20 +127,20 @@ def _read(files: dict[str, TensorInfo], names: dict[str, str], device: torch.dev
     return tensors
 
 
-def _place(model: PreTrainedModel, layer: PackedLayer, layout: PublishedFormat, stored: dict[str, Tensor]) -> None:
-    """Put the packed layer where the model has the linear layers it stands for."""
-    format, tensors = layout.relayout(layer, stored)
+def _place(model: nn.Module, layer: PackedLayer, format: LayerFormat, tensors: dict[str, Tensor]) -> LayerFormat:
+    """Put a packed layer where the model has the linear layers it stands for."""
     linear = QuantizedLinear(layer.n, layer.m, False, format, device="meta")
     linear.load_state_dict(tensors, assign=True)
     if len(layer.rows) > 1:
         place_fused(model, layer.name, linear, layer.rows)
     else:
         model.set_submodule(layer.name, linear)
+    return format
 
 
 def _set(model: nn.Module, name: str, tensor: Tensor) -> None:
     path, _, key = name.rpartition(".")
-    model.get_submodule(path).register_parameter(key, nn.Parameter(tensor, requires_grad=False))
+    model.get_submodule(path).register_parameter(key, nn.Parameter(tensor))
 
 
 def _tie(model: PreTrainedModel) -> None:

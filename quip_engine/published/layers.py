@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from typing import Any, ClassVar, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -50,6 +50,9 @@ class Stored:
 
 class PublishedFormat(ABC):
     """One published layout, with the settings of config.json."""
+
+    method: ClassVar[str]  # our preset's name for it
+    bits: int  # per weight, of most layers
 
     @abstractmethod
     def layers(self, model: PreTrainedModel) -> list[PackedLayer]:

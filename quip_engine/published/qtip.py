@@ -18,7 +18,7 @@ of its step, ours is the one that *ends* there: the same string, turned by L - k
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -52,6 +52,8 @@ LANES = 32
 @dataclass(frozen=True)
 class QtipFormat(PublishedFormat):
     """The settings of ``quip_params`` that change the layout."""
+
+    method: ClassVar[str] = "qtip"
 
     mode: str
     L: int

@@ -19,7 +19,7 @@ words of the second codes follow those of the first in each row of the array; at
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -58,6 +58,8 @@ CHUNK = 2**18  # words unpacked at a time
 @dataclass(frozen=True)
 class QuipSharpFormat(PublishedFormat):
     """The settings of ``quip_params`` that change the layout."""
+
+    method: ClassVar[str] = "quip#"
 
     codebook_id: int
     bits: int

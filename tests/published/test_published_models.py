@@ -14,6 +14,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
 
 from quip_engine.codebooks.e8p import E8P
 from quip_engine.codebooks.e8p_rvq import ResidualE8P
+from quip_engine.errors import QuipError
 from quip_engine.linear import QuantizedLinear
 from quip_engine.published import is_published, read_published
 from quip_engine.published.fused import FusedPart
@@ -71,7 +72,7 @@ def test_it_stays_packed(tmp_path: Path, make: object) -> None:
     weights = sum(m.in_features * m.out_features for m in model.modules() if isinstance(m, QuantizedLinear))
     codes = sum(p.nbytes for name, p in packed.items() if name.endswith(".codes"))
     assert codes * 8 == 2 * weights
-    assert not any(p.requires_grad for p in model.parameters())
+    assert not any(p.requires_grad for p in packed.values())
     assert {str(p.dtype) for name, p in model.named_parameters() if name not in packed} == {"torch.bfloat16"}
     assert {name.rpartition(".")[2]: p.dtype for name, p in packed.items() if "vector" in name} == {
         "input_vector": torch.float16,
@@ -80,6 +81,23 @@ def test_it_stays_packed(tmp_path: Path, make: object) -> None:
     assert model(torch.tensor([[1, 2, 3]])).logits.dtype == torch.bfloat16
     twin = copy.deepcopy(model)
     assert torch.equal(twin(torch.tensor([[1, 2, 3]])).logits, model(torch.tensor([[1, 2, 3]])).logits)
+
+
+def test_qtip_is_saved_as_a_checkpoint_of_ours(tmp_path: Path) -> None:
+    folder, _ = qtip_folder(tmp_path / "published", K_v=3, skip=("1_down",))
+    model = read_published(folder, CPU)
+    model.save_pretrained(tmp_path / "ours")
+    again, report = AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
+    assert not any(report.values())
+    assert not is_published(tmp_path / "ours")
+    ids = torch.tensor([[1, 2, 3]])
+    assert torch.equal(again(ids).logits, model(ids).logits)
+
+
+def test_fused_layers_are_not_saved_as_what_they_are_not(tmp_path: Path) -> None:
+    folder, _ = quip_sharp_folder(tmp_path / "published")
+    with pytest.raises(QuipError, match="fused layers cannot be saved"):
+        read_published(folder, CPU).save_pretrained(tmp_path / "ours")
 
 
 @pytest.mark.parametrize("stored", ["absent", "equal", "different"])
