@@ -93,3 +93,13 @@ def test_every_part_is_in_the_structure(folder: str, registry: Any) -> None:
     listed = re.search(rf"^  {folder}/ +(.*)$", section("Structure"), re.MULTILINE)
     assert listed is not None
     assert set(listed[1].split(", ")) == set(registry.names())
+
+
+def test_a_checkpoint_loads_in_three_lines(tmp_path: Path, home: Path, assets: Path) -> None:
+    quick = ("--method", "nearest", "--bits", 4, "--samples", 4, "--seqlen", 64)
+    command(ROOT, "quantize", assets / "demo-model", "--out", tmp_path / "demo-2bit", *quick)
+    (lines,) = code(section("From the command line"))
+    script = tmp_path / "load.py"
+    script.write_text(f"import sys\nsys.path.insert(0, {str(ROOT)!r})\n{lines}\nprint(model.model.layers[0])\n")
+    done = subprocess.run([sys.executable, script], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert "QuantizedLinear" in done.stdout and lines.count("\n") <= 4
