@@ -47,6 +47,7 @@ from quip_engine.transforms.scaled_hadamard import ScaledHadamard
 HYBRID = "quantlut_sym"
 PLAIN = {"1mad": 147.800537109375, "3inst": 1.0}  # decode_mode: what the published values are divided by
 LANES = 32
+CHUNK = 2**16  # bytes laid out at a time
 
 
 @dataclass(frozen=True)
@@ -114,28 +115,40 @@ class QtipFormat(PublishedFormat):
     def _codes(self, layer: PackedLayer, stored: dict[str, Tensor]) -> tuple[Codebook, dict[str, Tensor]]:
         bits, device = self._bits(layer), stored["trellis"].device
         if self.mode == HYBRID:
-            strings = tensor_core_strings(stored["trellis"], layer.m, layer.n)
+            codes = unwoven(stored["trellis"], layer.m, layer.n, HYBRID_L - 2 * bits)
             table = check_finite(f"{layer.name}.tlut in float16", stored["tlut"].half()).clone()
-            tensors = {"codes": turn(strings, HYBRID_L - 2 * bits), "table": table}
-            return PublishedTrellis(bits=bits), {**tensors, "scale": torch.ones(1, device=device)}
-        strings = plain_strings(stored["trellis"], layer.m, layer.n)
+            tensors = {"codes": codes, "table": table, "scale": torch.ones(1, device=device)}
+            return PublishedTrellis(bits=bits), tensors
+        codes = unswapped(stored["trellis"], layer.m, layer.n, self.L - bits)
         scale = torch.full((1,), code_rms(self.mode, self.L) / PLAIN[self.mode], device=device)
-        return Trellis(bits=bits, L=self.L, code=self.mode), {"codes": turn(strings, self.L - bits), "scale": scale}
+        return Trellis(bits=bits, L=self.L, code=self.mode), {"codes": codes, "scale": scale}
 
     def _bits(self, layer: PackedLayer) -> int:
         return self.v_bits if layer.name.endswith(".v_proj") else self.bits
 
 
-def tensor_core_strings(trellis: Tensor, m: int, n: int) -> Tensor:
-    """The string of each tile: (m / 16, n / 16, 32 k) uint8 from four tiles woven together, a word for each thread."""
+def unwoven(trellis: Tensor, m: int, n: int, later: int) -> Tensor:
+    """Codes: (m / 16, n / 16, 32 k) uint8 from four tiles woven together, a word for each thread of a tensor core.
+
+    Each string begins ``later`` bits later; a few rows of tiles at a time.
+    """
     k = trellis.shape[1] // TILE
-    woven = trellis.contiguous().view(torch.uint8).view(m // 32, n // 32, LANES, 2, 2, k).flip(-1)
-    return woven.permute(0, 4, 1, 3, 2, 5).reshape(m // TILE, n // TILE, LANES * k)
+    bands = trellis.contiguous().view(torch.uint8).view(m // 32, n // 32, LANES, 2, 2, k)
+    codes = torch.empty(m // TILE, n // TILE, LANES * k, dtype=torch.uint8, device=trellis.device)
+    rows = max(1, CHUNK // bands[0].numel())
+    for band, into in zip(bands.split(rows), codes.split(2 * rows), strict=True):
+        into.copy_(turn(band.flip(-1).permute(0, 4, 1, 3, 2, 5).reshape(into.shape), later))
+    return codes
 
 
-def plain_strings(trellis: Tensor, m: int, n: int) -> Tensor:
-    """The string of each tile: (m / 16, n / 16, 32 k) uint8 from words of 16 bits, the first bit the highest."""
-    return trellis.contiguous().view(torch.uint8).unflatten(1, (-1, 2)).flip(-1).reshape(m // TILE, n // TILE, -1)
+def unswapped(trellis: Tensor, m: int, n: int, later: int) -> Tensor:
+    """Codes: (m / 16, n / 16, 32 k) uint8 from words of 16 bits, the first bit the highest; as ``unwoven``."""
+    bands = trellis.contiguous().view(torch.uint8).view(m // TILE, n // TILE, -1, 2)
+    codes = torch.empty(*bands.shape[:2], 2 * trellis.shape[1], dtype=torch.uint8, device=trellis.device)
+    rows = max(1, CHUNK // bands[0].numel())
+    for band, into in zip(bands.split(rows), codes.split(rows), strict=True):
+        into.copy_(turn(band.flip(-1).flatten(2), later))
+    return codes
 
 
 def turn(strings: Tensor, bits: int) -> Tensor:

@@ -52,7 +52,7 @@ FUSED = {
     "mlp.down_proj": ("mlp.down_proj",),
 }
 ROWS, COLUMNS = 16, 64  # of a tile of words
-CHUNK = 2**18  # words unpacked at a time
+CHUNK = 2**13  # words unpacked at a time: what this takes is small and not kept by the allocator
 
 
 @dataclass(frozen=True)
