@@ -86,12 +86,14 @@ class QuipQuantizer(HfQuantizer):
         stored = read_all([Path(file) for file in checkpoint_files]) if checkpoint_files else None
         if stored is not None:
             leave_out_pooler(model, stored)
-        for name, layer_format in self.quantization_config.layer_formats().items():
+        known = dict(model.named_modules())
+        for path, layer_format in self.quantization_config.layer_formats().items():
+            name = next((form for form in _forms(path, model) if form in known), path)
             try:
-                module = model.get_submodule(name)
+                module = known[name]
                 inputs, outputs = _widths(module)
-            except AttributeError:
-                fail("BAD_CHECKPOINT", path="config.json", reason=f"the model has no linear layer {name}")
+            except (KeyError, AttributeError):
+                fail("BAD_CHECKPOINT", path="config.json", reason=f"the model has no linear layer {path}")
             has_bias = module.bias is not None
             layer = QuantizedLinear(inputs, outputs, has_bias, layer_format, device="meta", dtype=dtype)
             model.set_submodule(name, layer)
@@ -128,10 +130,17 @@ def check_tensors(model: nn.Module, folder: Path, found: dict[str, TensorInfo]) 
     """Compare the tensors a model (on meta) needs with the headers of its files. Raises ``BAD_CHECKPOINT``."""
     tied = set(getattr(model, "all_tied_weights_keys", {}))
     for name, tensor in model.state_dict().items():
-        if name not in found and name not in tied:
+        stored = next((form for form in _forms(name, model) if form in found), None)
+        if stored is None and name not in tied:
             fail("BAD_CHECKPOINT", path=folder, reason=f"{name} is missing")
-        if name in found and (wrong := _difference(tensor, found[name], exact=_is_packed(model, name))):
+        if stored and (wrong := _difference(tensor, found[stored], exact=_is_packed(model, name))):
             fail("BAD_CHECKPOINT", path=folder, reason=f"{name} {wrong}")
+
+
+def _forms(name: str, model: nn.Module) -> tuple[str, ...]:
+    """A name as it may be in a model without head made from one that has it, or the reverse."""
+    prefix = f"{model.base_model_prefix}."
+    return name, prefix + name, name.removeprefix(prefix)
 
 
 def _difference(tensor: Tensor, stored: TensorInfo, *, exact: bool) -> str:

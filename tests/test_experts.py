@@ -54,9 +54,7 @@ def biased(folder, loads):
     save_file(tensors, path, metadata={"format": "pt"})
 
 
-@pytest.mark.parametrize(
-    "values", [{}, {"num_experts_per_tok": 1}, {"num_experts_per_tok": 4, "norm_topk_prob": True}]
-)
+@pytest.mark.parametrize("values", [{}, {"num_experts_per_tok": 1}, {"num_experts_per_tok": 4, "norm_topk_prob": True}])
 @pytest.mark.parametrize("family", EXPERTS)
 def test_unfused_experts_compute_what_fused_ones_do(tmp_path, family, values):
     """Largest difference measured: 6e-8 of logits up to 2."""

@@ -1,6 +1,5 @@
 """Packed checkpoints through transformers: what is loaded is what was quantized, or there is an error with a name."""
 
-import copy
 import json
 import os
 import subprocess
@@ -10,66 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import FAMILIES, edit_json, tiny_model
+from packed_models import load, logits, packed, packed_layers, same_tensors, stored_tensors
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig
 
 from quip_engine import hf
-from quip_engine.architecture import decoder_blocks, linear_modules, weight_of
-from quip_engine.checkpoint import MANIFEST, assemble, quantization_config, write_tensors
-from quip_engine.config import RecipeConfig
+from quip_engine.checkpoint import MANIFEST
 from quip_engine.errors import QuipError
-from quip_engine.layer import quantize_weight
-from quip_engine.linear import QuantizedLinear
 from quip_engine.loading import load_model
-from quip_engine.methods import resolve
 
 CPU = torch.device("cpu")
-IDS = torch.arange(1, 21)[None]
-
-
-def packed(tmp_path: Path, family: str = "llama", method: str = "quip#", **overrides) -> tuple[Path, PreTrainedModel]:
-    """A checkpoint of a tiny model, and the same model with its layers replaced by what the codes stand for."""
-    source = tiny_model(tmp_path, family, **overrides)
-    dense = AutoModelForCausalLM.from_pretrained(source).eval()
-    prefix, blocks = decoder_blocks(dense)
-    recipe, formats, stored = resolve(RecipeConfig(method, 2)), {}, {}
-    for name, module in linear_modules(blocks).items():
-        W = weight_of(module)
-        X = torch.randn(4 * W.shape[1], W.shape[1], generator=torch.Generator().manual_seed(len(formats)))
-        quantized = quantize_weight(W, X.T @ X / len(X), recipe, seed=len(formats))
-        path = f"{prefix}.{name}"
-        formats[path] = quantized.format
-        stored |= {f"{path}.{key}": tensor for key, tensor in quantized.tensors.items()}
-        W.data.copy_(quantized.dequantize())
-    replaced = {f"{path}.weight" for path in formats} | set(dense.all_tied_weights_keys)
-    kept = {name: tensor for name, tensor in dense.state_dict().items() if name not in replaced}
-    shards = [tmp_path / "kept", tmp_path / "packed"]
-    write_tensors(shards[0], kept)
-    write_tensors(shards[1], stored)
-    config = quantization_config(method=method, bits=2, recipe=recipe, seed=0, layers=formats, skipped={})
-    out = tmp_path / f"packed-{family}"
-    assemble(source, out, shards, config, {"model": family, "bits_per_weight": 2.5})
-    return out, dense
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     return packed(tmp_path)[0]
-
-
-def load(folder: Path, **options) -> PreTrainedModel:
-    return AutoModelForCausalLM.from_pretrained(folder, **options)
-
-
-def logits(model: PreTrainedModel) -> torch.Tensor:
-    with torch.no_grad():
-        return model(IDS).logits.float()
-
-
-def same_tensors(a: PreTrainedModel, b: PreTrainedModel) -> bool:
-    first, second = a.state_dict(), b.state_dict()
-    same = all(torch.equal(t, second[name]) and t.dtype == second[name].dtype for name, t in first.items())
-    return same and first.keys() == second.keys()
 
 
 def refused(folder: Path, match: str, code: str = "BAD_CHECKPOINT") -> None:
@@ -98,8 +52,9 @@ def test_logits_are_those_of_the_dequantized_model(tmp_path: Path, family: str) 
     assert (logits(model) - logits(dense)).abs().max() < 1e-4
     head, embedding = model.get_output_embeddings().weight, model.get_input_embeddings().weight
     assert (head is embedding) == model.config.tie_word_embeddings
-    count = sum(isinstance(m, QuantizedLinear) for m in model.modules())
-    assert count == len(json.loads((out / "config.json").read_text())["quantization_config"]["layers"])
+    assert len(packed_layers(model)) == len(
+        json.loads((out / "config.json").read_text())["quantization_config"]["layers"]
+    )
     assert not model.training
 
 
@@ -128,39 +83,22 @@ def test_loading_twice_gives_the_same(folder: Path) -> None:
     assert same_tensors(load(folder), load(folder, device_map="cpu"))
 
 
-def test_a_cast_keeps_what_is_stored(folder: Path) -> None:
+def test_a_cast_keeps_what_isstored_tensors(folder: Path) -> None:
     model = load(folder)
-    before = {name: tensor.dtype for name, tensor in _stored(model).items()}
+    before = {name: tensor.dtype for name, tensor in stored_tensors(model).items()}
     cast = load(folder, dtype=torch.bfloat16)
     assert cast.model.embed_tokens.weight.dtype == torch.bfloat16
-    assert {name: tensor.dtype for name, tensor in _stored(cast).items()} == before
+    assert {name: tensor.dtype for name, tensor in stored_tensors(cast).items()} == before
     moved = model.to(torch.bfloat16)
-    assert {name: tensor.dtype for name, tensor in _stored(moved).items()} == before
+    assert {name: tensor.dtype for name, tensor in stored_tensors(moved).items()} == before
     assert torch.float32 in before.values()
     assert torch.isfinite(logits(moved)).all()
-
-
-def _stored(model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    layers = {name: m for name, m in model.named_modules() if isinstance(m, QuantizedLinear)}
-    return {f"{name}.{key}": t for name, layer in layers.items() for key, t in layer.tensors().items()}
-
-
-def test_copies_and_generation(folder: Path) -> None:
-    model = load(folder)
-    twin = copy.deepcopy(model)
-    assert torch.equal(logits(model), logits(twin))
-    text = model.generate(IDS, max_new_tokens=5, do_sample=False, pad_token_id=0)
-    assert text.shape == (1, 25)
-    static = model.generate(
-        IDS, max_new_tokens=5, do_sample=False, pad_token_id=0, cache_implementation="static", disable_compile=True
-    )
-    assert torch.equal(text, static)
 
 
 def test_parameters_are_counted(folder: Path) -> None:
     model = load(folder)
     assert model.num_parameters() == sum(tensor.numel() for tensor in model.state_dict().values())
-    assert not any(p.requires_grad for p in _stored(model).values())
+    assert not any(p.requires_grad for p in stored_tensors(model).values())
 
 
 def test_an_original_is_not_quantized_on_the_fly(tmp_path: Path) -> None:
