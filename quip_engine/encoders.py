@@ -15,13 +15,22 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedModel
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 
 def leave_out_pooler(model: nn.Module, stored: Iterable[str]) -> None:
     """Do without a pooler where the files (with tensors named ``stored``) have none: it would be drawn at random."""
     if isinstance(getattr(model, "pooler", None), nn.Module) and not any("pooler." in name for name in stored):
         model.register_module("pooler", None)
+
+
+def framed(tokens: Tensor, tokenizer: PreTrainedTokenizerBase) -> Tensor:
+    """Windows (samples, length) that begin and end as every text an encoder reads: with [CLS] and [SEP]."""
+    result = tokens.clone()
+    for place, token in ((0, tokenizer.cls_token_id), (-1, tokenizer.sep_token_id)):
+        if token is not None:
+            result[:, place] = token
+    return result
 
 
 @torch.no_grad()

@@ -17,11 +17,13 @@ from quip_engine import events
 from quip_engine.calibration import calibration_windows
 from quip_engine.config import JobConfig
 from quip_engine.devices import resolve_device
+from quip_engine.encoders import framed
 from quip_engine.estimate import output_bytes
 from quip_engine.files import check_output, sha256
 from quip_engine.loading import load_tokenizer
 from quip_engine.methods.registry import Recipe, resolve
 from quip_engine.probe import ModelFacts, probe
+from quip_engine.probe.settings import ENCODERS
 
 
 @dataclass(frozen=True)
@@ -83,4 +85,5 @@ def make_plan(job: JobConfig) -> Plan:
     device = resolve_device(job.device)
     tokenizer = load_tokenizer(Path(facts.path))
     windows = calibration_windows(tokenizer, job.calibration, job.seed, facts.context)
-    return Plan(job, facts, recipe, windows.tokens, device, [*facts.warnings, *windows.notes])
+    tokens = framed(windows.tokens, tokenizer) if facts.model_type in ENCODERS else windows.tokens
+    return Plan(job, facts, recipe, tokens, device, [*facts.warnings, *windows.notes])
