@@ -1,0 +1,64 @@
+/* A trellis layer as a matrix: float32 or bfloat16, rounded to nearest even, row by row (codebooks/trellis.py). */
+
+#include "trellis_states.h"
+
+typedef uint32_t words __attribute__((vector_size(64)));
+typedef uint16_t halves __attribute__((vector_size(32), aligned(2)));
+
+/* The first ``count`` values of a row of a tile, which all but the last tile has in full. */
+INLINE void store(const row *values, void *out, int64_t at, int64_t count, int bfloat)
+{
+    if (bfloat) {
+        words bits;
+        memcpy(&bits, values, sizeof bits);
+        halves upper = __builtin_convertvector((bits + 0x7FFF + (bits >> 16 & 1)) >> 16, halves);
+        memcpy((uint16_t *)out + at, &upper, count < TILE ? 2 * (size_t)count : sizeof upper);
+    } else
+        memcpy((float *)out + at, values, count < TILE ? 4 * (size_t)count : sizeof *values);
+}
+
+INLINE void unpack_row(const trellis_layer *layer, int64_t i, int r, int wraps, int way, void *out, int bfloat)
+{
+    const row_reader reader = reader_of(r, layer->k, layer->L);
+    const uint8_t *tile = tile_at(layer, i, 0);
+    const int64_t n = layer->n, start = (TILE * i + r) * n;
+    int64_t j = 0;
+    for (; j + TILE <= n; j += TILE, tile += 32 * layer->k) {
+        row values = times(row_values(layer, tile, r, wraps, way, &reader), layer->scale);
+        store(&values, out, start + j, TILE, bfloat);
+    }
+    if (j < n) {
+        row values = times(row_values(layer, tile, r, wraps, way, &reader), layer->scale);
+        store(&values, out, start + j, n - j, bfloat);
+    }
+}
+
+INLINE void unpack(const trellis_layer *layer, int way, void *out, int bfloat, int64_t start, int64_t stop)
+{
+    for (int64_t i = start; i < stop; i++)
+        for (int r = 0; r < TILE && TILE * i + r < layer->m; r++)
+            if (r < 4)
+                unpack_row(layer, i, r, 1, way, out, bfloat);
+            else
+                unpack_row(layer, i, r, 0, way, out, bfloat);
+}
+
+/* out: (m, n) float or, where ``bfloat``, bfloat16, for the rows of tiles start .. stop - 1. */
+void trellis_unpack(const uint8_t *codes, int64_t m, int64_t n, int way, int k, int L, const float *table,
+                    const float *scale, float unit, void *out, int bfloat, int64_t start, int64_t stop)
+{
+    const trellis_layer layer = {codes, m, n, way, k, L, table, *scale * unit};
+#define CASE(w)                                                                                                        \
+    if (way == w && bfloat)                                                                                            \
+        unpack(&layer, w, out, 1, start, stop);                                                                        \
+    else if (way == w)                                                                                                 \
+        unpack(&layer, w, out, 0, start, stop);
+    CASE(ONE_EACH)
+    CASE(TWO_EACH)
+#ifdef TRELLIS_AVX512
+    CASE(ONE_MAD)
+    CASE(MUL1)
+    CASE(THREE_INST)
+#endif
+#undef CASE
+}

@@ -1,0 +1,110 @@
+"""Products with trellis tiles (``codebooks/trellis``, QTIP, arXiv 2406.11235, section 3).
+
+    y_i = s sum_j value(state_ij) x_j        state: a window of L bits of the tile's circular string
+
+Any state is read by itself, so rows of W are decoded along all tiles, in registers. What a state stands for is
+
+| code                       | AVX-512 VNNI                                             | other CPUs                 |
+|----------------------------|----------------------------------------------------------|----------------------------|
+| ``1mad``, ``mul1``         | computed; with 8-bit activations never even formed       | looked up                  |
+| ``3inst``                  | computed                                                 | looked up                  |
+| the others                 | looked up                                                | looked up                  |
+
+Looking up costs loads; so up to L + k = 16 the table holds what two neighbours stand for, by the window of both.
+``native/trellis_states.h`` and ``native/trellis_int8.c`` say how.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import c_int64
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from quip_engine.codebooks import Codebook
+from quip_engine.codebooks.trellis import TILE, Trellis, tiles
+from quip_engine.codebooks.trellis_codes import code_rms, code_table
+from quip_engine.native import in_threads, library, pointer
+from quip_engine.products.base import Packed, Product, products
+
+ONE_EACH, TWO_EACH = 0, 1  # ways of native/trellis_states.h
+COMPUTED = {"1mad": 2, "mul1": 3, "3inst": 4}
+BYTE_SUMS = ("1mad", "mul1")  # codes that 8-bit activations make faster
+WIDEST = 16  # bits of a window of two weights
+SHARE = 2**17  # weights for a thread, at least
+
+
+@products(Trellis)
+class TrellisProduct(Product):
+    """C on a CPU. 8-bit activations are multiplied as float where they would gain nothing."""
+
+    few = 8
+
+    def kernel(self, codebook: Codebook, device: torch.device, activations: str = "float") -> str:
+        compiled = library()
+        if compiled is None or device.type != "cpu":
+            return ""
+        assert isinstance(codebook, Trellis)
+        return (_features(compiled) if codebook.code in COMPUTED else "") or "C"
+
+    def multiply(self, layer: Packed, x: Tensor, activations: str = "float") -> Tensor:
+        compiled, (b, n), m = library(), x.shape, layer.m
+        assert compiled is not None
+        x = pad(x, (0, -n % TILE)) if n % TILE else x
+        y = torch.empty(b, m)
+        stored, kernel = _stored(compiled, layer), compiled.trellis_product
+        if activations == "int8" and layer.codebook.code in BYTE_SUMS and _features(compiled):
+            laid_out = torch.empty(b * (compiled.trellis_int8_bytes(c_int64(n)) + 4), dtype=torch.uint8)
+            compiled.trellis_int8_lay_out(pointer(x), c_int64(n), c_int64(b), pointer(laid_out))
+            x, kernel = laid_out, compiled.trellis_int8
+        rows = pointer(x), c_int64(b), pointer(y)
+        in_threads(lambda start, stop: kernel(*stored, *rows, c_int64(start), c_int64(stop)), tiles(m), _least(n))
+        return y
+
+    def unpack(self, layer: Packed, dtype: torch.dtype) -> Tensor:
+        compiled = library()
+        assert compiled is not None
+        W = torch.empty(layer.m, layer.n, dtype=dtype)
+        stored, out = _stored(compiled, layer), (pointer(W), int(dtype == torch.bfloat16))
+        in_threads(
+            lambda start, stop: compiled.trellis_unpack(*stored, *out, c_int64(start), c_int64(stop)),
+            tiles(layer.m),
+            _least(layer.n),
+        )
+        return W
+
+
+def _least(n: int) -> int:
+    """Rows of tiles for a thread."""
+    return 1 + SHARE // (TILE * n)
+
+
+def _features(compiled: ctypes.CDLL) -> str:
+    compiled.trellis_features.restype = ctypes.c_char_p
+    return str(compiled.trellis_features().decode())
+
+
+def _stored(compiled: ctypes.CDLL, layer: Packed) -> tuple[object, ...]:
+    """The arguments of a kernel that a layer makes."""
+    form: Trellis = layer.codebook
+    way, L, table, unit = _values(form.code, form.L, form.bits, bool(_features(compiled)))
+    codes, scale = layer.tensors["codes"], layer.tensors["scale"]
+    arrays = pointer(table), pointer(scale), ctypes.c_float(unit)
+    return pointer(codes), c_int64(layer.m), c_int64(layer.n), way, form.bits, L, *arrays
+
+
+@lru_cache(maxsize=32)
+def _values(code: str, L: int, k: int, computes: bool) -> tuple[int, int, Tensor | None, float]:
+    """Way, bits of a window, table: (2^bits, 1 or 2) and the unit that its values or the computed ones have."""
+    if computes and code in COMPUTED:
+        return COMPUTED[code], L, None, 1 / code_rms(code, L)
+    table = code_table(code, L)
+    if table.shape[1] == 2:
+        return TWO_EACH, L, table.contiguous(), 1.0
+    if L + k > WIDEST:
+        return ONE_EACH, L, table.contiguous(), 1.0
+    windows = torch.arange(2 ** (L + k))
+    return TWO_EACH, L + k, torch.cat([table[windows >> k], table[windows & 2**L - 1]], 1), 1.0
