@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from quip_engine.products import Packed
 
 SIZE, ROUNDS, COPIES, TOKENS = 4096, 31, 6, 512
+SHORTEST = 2e-3  # seconds of calls that are timed together: a clock and a cold start would count too much in less
 BASE = "torch bfloat16"
 COLUMNS = ("product", "bits per weight", "runs on", "median ms", "times torch bfloat16", "GB/s", "relative error")
 
@@ -91,14 +92,20 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 def measure(found: list[Candidate], rounds: int, clock: Callable[[], float]) -> dict[str, float]:
     """Median seconds of a call of each candidate."""
     turns = {candidate.name: cycle(candidate.calls) for candidate in found}
+    repeats = {name: max(1, round(SHORTEST / _seconds(calls, 1, clock))) for name, calls in turns.items()}
     times: dict[str, list[float]] = {name: [] for name in turns}
-    for timed in range(-1, rounds):
+    for _ in range(rounds):
         for name, calls in turns.items():
-            call, started = next(calls), clock()
-            call()
-            if timed >= 0:
-                times[name].append(clock() - started)
+            times[name].append(_seconds(calls, repeats[name], clock))
     return {name: statistics.median(of) for name, of in times.items()}
+
+
+def _seconds(calls: Iterator[Callable[[], Tensor]], count: int, clock: Callable[[], float]) -> float:
+    """Of one of ``count`` calls."""
+    started = clock()
+    for _ in range(count):
+        next(calls)()
+    return (clock() - started) / count
 
 
 def _row(candidate: Candidate, times: dict[str, float]) -> dict[str, Any]:
@@ -161,7 +168,7 @@ def _packed(name: str, codebook: Codebook, x: Tensor, generator: Any) -> Iterato
     from quip_engine.products import Packed, packed_product, product_of, reference  # noqa: PLC0415
 
     n = x.shape[1]
-    first = random_layer(codebook, n, n, generator)
+    first = random_layer(codebook, n, n, generator, spent=2 * n)  # signs of both sides
     layers = [Packed(codebook, {k: t.clone() for k, t in first.tensors.items()}, n, n) for _ in range(COPIES)]
     size, truth = sum(t.nbytes for t in first.tensors.values()), reference(first, x)
     for activations in ACTIVATIONS if len(x) == 1 else ACTIVATIONS[:1]:
@@ -181,11 +188,10 @@ def _layer(packed: Packed, activations: str) -> QuantizedLinear:
     from quip_engine.linear import QuantizedLinear  # noqa: PLC0415
     from quip_engine.transforms.hadamard import RandomizedHadamard, draw_signs  # noqa: PLC0415
 
-    transform = RandomizedHadamard()
-    layer = QuantizedLinear(packed.n, packed.m, False, LayerFormat(transform, packed.codebook), device="meta")
-    signs = {name: draw_signs(8 * spec.shape[0], 0) for name, spec in transform.layout(packed.m, packed.n).items()}
-    state = {name: tensor.clone() for name, tensor in (packed.tensors | signs).items()}
-    layer.load_state_dict(state, assign=True)
+    form = LayerFormat(RandomizedHadamard(), packed.codebook)
+    layer = QuantizedLinear(packed.n, packed.m, False, form, device="meta")
+    signs = {"input_signs": draw_signs(packed.n, 0), "output_signs": draw_signs(packed.m, 1)}
+    layer.load_state_dict(packed.tensors | signs, assign=True)
     layer.activations = activations
     return layer.requires_grad_(False)
 

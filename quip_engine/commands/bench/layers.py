@@ -14,8 +14,11 @@ DEVIATION = 0.02  # of the weights
 UNEVEN = 2.0  # standard deviation of log2 of what columns count, for codebooks that give columns rates
 
 
-def random_layer(codebook: Codebook, m: int, n: int, generator: torch.Generator) -> Packed:
-    """An m x n layer of a codebook with codes at random and scales as a real one has them."""
+def random_layer(codebook: Codebook, m: int, n: int, generator: torch.Generator, spent: int = 0) -> Packed:
+    """An m x n layer of a codebook with codes at random and scales as a real one has them.
+
+    ``spent``: bits of its transform, for codebooks that count them.
+    """
     import torch  # noqa: PLC0415 - takes seconds to import
 
     from quip_engine.codebooks.column_trellis import ColumnTrellis  # noqa: PLC0415
@@ -26,14 +29,14 @@ def random_layer(codebook: Codebook, m: int, n: int, generator: torch.Generator)
     if isinstance(codebook, Outlier | ColumnTrellis):  # their bytes depend on each other
         W = DEVIATION * torch.randn(m, n, generator=generator)
         importance = 2 ** (UNEVEN * torch.randn(n, generator=generator))
-        quantizer = codebook.fit(W, importance.diag())
+        quantizer = codebook.fit(W, importance.diag(), spent)
         if isinstance(codebook, Outlier):
             codes = Nearest().round(W, importance.diag(), quantizer, generator).codes
             return Packed(codebook, quantizer.pack(codes), m, n)
         tensors = quantizer.pack([torch.zeros(quantizer.trellis.S, quantizer.trellis.T, dtype=torch.int16)] * n)  # type: ignore[attr-defined]
     else:
         tensors = {}
-    for name, spec in codebook.layout(m, n).items():
+    for name, spec in codebook.layout(m, n, spent).items():
         if spec.dtype.is_floating_point:
             tensors.setdefault(name, torch.full(spec.shape, DEVIATION, dtype=spec.dtype))
         elif name not in ("rates", "scales"):
