@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from quip_engine.commands.bench import inference, kernels, methods
+from quip_engine.commands.bench import generation, inference, kernels, methods
 
-MEASUREMENTS = (methods, kernels, inference)
+MEASUREMENTS = (methods, kernels, inference, generation)
 
 
 def add_parser(subparsers: Any) -> None:

@@ -178,12 +178,12 @@ def _packed(name: str, codebook: Codebook, x: Tensor, generator: Any) -> Iterato
             if len(x) == 1:
                 calls = [partial(packed_product, p, x, activations) for p in layers]
                 yield Candidate(label, calls, size, n * n, kernel, truth)
-            calls = [partial(_layer(layer, activations), x.to(torch.bfloat16)) for layer in layers]
+            calls = [partial(packed_linear(layer, activations), x.to(torch.bfloat16)) for layer in layers]
             yield Candidate(f"{label}, whole layer", calls, size, n * n, kernel)
 
 
-def _layer(packed: Packed, activations: str) -> QuantizedLinear:
-    """A layer with random signs around the packed weight."""
+def packed_linear(packed: Packed, activations: str = ACTIVATIONS[0]) -> QuantizedLinear:
+    """A layer with random signs around a copy of the packed weight."""
     from quip_engine.layer import LayerFormat  # noqa: PLC0415
     from quip_engine.linear import QuantizedLinear  # noqa: PLC0415
     from quip_engine.transforms.hadamard import RandomizedHadamard, draw_signs  # noqa: PLC0415
@@ -191,7 +191,7 @@ def _layer(packed: Packed, activations: str) -> QuantizedLinear:
     form = LayerFormat(RandomizedHadamard(), packed.codebook)
     layer = QuantizedLinear(packed.n, packed.m, False, form, device="meta")
     signs = {"input_signs": draw_signs(packed.n, 0), "output_signs": draw_signs(packed.m, 1)}
-    layer.load_state_dict(packed.tensors | signs, assign=True)
+    layer.load_state_dict({k: t.clone() for k, t in (packed.tensors | signs).items()}, assign=True)
     layer.activations = activations
     return layer.requires_grad_(False)
 
