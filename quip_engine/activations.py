@@ -1,15 +1,17 @@
 """Hidden states between blocks, one layer's inputs at a time, and the Hessians of a block.
 
-    H = E[x x^T]    over the inputs x of a linear layer        (QuIP section 3, QuIP# section 4)
+    H = E[w x x^T]    over the inputs x of a linear layer        (QuIP section 3, QuIP# section 4; there w = 1)
 
 Inputs of a block come from the already quantized blocks before it; within a block every H is taken from the block as
 it was, in one pass, as in QuIP. Layers that are fed the same tensor (q, k, v; gate, up) share one H: which ones do is
-observed, not assumed.
+observed, not assumed. A token counts in it with the mean of what those layers' errors at this token cost
+(``sensitivity``), or as one like all others.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterator
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -20,6 +22,7 @@ from quip_engine.architecture import linear_modules
 from quip_engine.linalg.hessian import Hessian
 from quip_engine.skeleton import Skeleton
 
+NO_WEIGHTS: Mapping[str, Tensor] = {}
 # Tokens of one forward pass: enough to fill the cores of a device, small beside the weights.
 BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
 
@@ -35,12 +38,37 @@ class BlockCall:
         return out[0] if isinstance(out, tuple) else out
 
 
-class _Recorder(nn.Module):
-    """Stands in for a block: keeps what it was called with and hands the hidden states on."""
+class _StandIn(nn.Module):
+    """In the place of a block, as far as the model asks the block for its attributes."""
 
     def __init__(self, block: nn.Module) -> None:
         super().__init__()
         self.__dict__["block"] = block  # not a child: the model must not see it twice
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            return getattr(self.__dict__["block"], name)  # sliding or full attention: the model asks the block
+
+
+class _Answer(_StandIn):
+    """Has hidden states of its own, whatever it is called with."""
+
+    def __init__(self, block: nn.Module, hidden: Tensor) -> None:
+        super().__init__(block)
+        self.__dict__["hidden"] = hidden
+
+    def forward(self, *_args: Any, **_kwargs: Any) -> Tensor:
+        hidden: Tensor = self.__dict__["hidden"]
+        return hidden
+
+
+class _Recorder(_StandIn):
+    """Keeps what it was called with and hands the hidden states on."""
+
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__(block)
         self.__dict__["call"] = None
         self.__dict__["hidden"] = None
 
@@ -50,11 +78,17 @@ class _Recorder(nn.Module):
         self.__dict__["hidden"] = hidden
         return hidden
 
-    def __getattr__(self, name: str) -> Any:
-        try:
-            return super().__getattr__(name)
-        except AttributeError:
-            return getattr(self.__dict__["block"], name)  # sliding or full attention: the model asks the block
+
+@contextmanager
+def _in_place_of_blocks(skeleton: Skeleton, stand_ins: Sequence[nn.Module]) -> Iterator[None]:
+    originals = list(skeleton.blocks)
+    try:
+        for index, stand_in in enumerate(stand_ins):
+            skeleton.blocks[index] = stand_in
+        yield
+    finally:
+        for index, block in enumerate(originals):
+            skeleton.blocks[index] = block
 
 
 @torch.no_grad()
@@ -64,17 +98,20 @@ def record_calls(skeleton: Skeleton, tokens: Tensor) -> tuple[Tensor, list[Block
     Returns the input of the first block (batch, length, width) and, for every block, how the model calls it (masks,
     rotary tables, which depend on the kind of block). Nothing of a model's plumbing is repeated here.
     """
-    blocks = skeleton.blocks
-    originals = list(blocks)
-    recorders = [_Recorder(block) for block in originals]
-    try:
-        for index, recorder in enumerate(recorders):
-            blocks[index] = recorder
+    recorders = [_Recorder(block) for block in skeleton.blocks]
+    with _in_place_of_blocks(skeleton, recorders):
         skeleton.model.get_decoder()(tokens.to(skeleton.device), use_cache=False)
-    finally:
-        for index, block in enumerate(originals):
-            blocks[index] = block
     return recorders[0].__dict__["hidden"], [recorder.__dict__["call"] for recorder in recorders]
+
+
+def predictions(skeleton: Skeleton, tokens: Tensor, hidden: Tensor) -> Tensor:
+    """Logits: (batch, length, vocabulary) float32 for tokens: (batch, length), differentiable in ``hidden``.
+
+    ``hidden``: (batch, length, width), what the last block gave. Norms and head must be loaded.
+    """
+    with _in_place_of_blocks(skeleton, [_Answer(block, hidden) for block in skeleton.blocks]):
+        logits: Tensor = skeleton.model(tokens.to(skeleton.device), use_cache=False).logits
+    return logits.float()
 
 
 class Activations:
@@ -92,11 +129,15 @@ class Activations:
                     parts.append(first)
         self.hidden = torch.cat(parts) if hidden is None else hidden.to(skeleton.device)
 
-    def batches(self, index: int) -> Iterator[tuple[slice, Callable[[nn.Module], Tensor]]]:
-        """For each batch its place and a function that runs a block on it."""
+    def calls(self, index: int) -> Iterator[tuple[slice, BlockCall]]:
+        """For each batch its place and how the model calls a block on it."""
         for start in range(0, len(self.hidden), self._batch):
             place = slice(start, min(start + self._batch, len(self.hidden)))
-            call = self._calls[place.stop - place.start][index]
+            yield place, self._calls[place.stop - place.start][index]
+
+    def batches(self, index: int) -> Iterator[tuple[slice, Callable[[nn.Module], Tensor]]]:
+        """For each batch its place and a function that runs a block on it."""
+        for place, call in self.calls(index):
             yield place, partial(call, hidden=self.hidden[place])
 
     @torch.no_grad()
@@ -108,27 +149,33 @@ class Activations:
 
 @torch.no_grad()
 def block_hessians(
-    block: nn.Module, index: int, activations: Activations, among: Container[str] | None = None
+    block: nn.Module,
+    index: int,
+    activations: Activations,
+    among: Container[str] | None = None,
+    weights: Mapping[str, Tensor] = NO_WEIGHTS,
 ) -> list[tuple[list[str], Hessian]]:
     """One Hessian per shared input of a block: [(paths of the linear layers that read it, H)].
 
-    ``among``: only of the layers at these paths.
+    ``among``: only of the layers at these paths. ``weights``: (samples, length) of each token for layers by path; a
+    layer without, or that reads some of the tokens only, takes those it reads as alike.
     """
     groups: list[tuple[list[str], Hessian]] = []
-    of_layer: dict[str, Hessian] = {}
-    seen: dict[int, tuple[Tensor, Hessian]] = {}  # inputs of this batch, kept alive so that an id stays theirs
+    of_layer: dict[str, int] = {}  # number of its group
+    read: dict[int, tuple[Tensor, list[str]]] = {}  # inputs of this batch, kept alive so that an id stays theirs
+
+    def take(x: Tensor, names: list[str], place: slice) -> None:
+        number = of_layer.setdefault(names[0], len(groups))
+        if number == len(groups):
+            groups.append(([], Hessian(x.shape[-1], device=x.device)))
+        members, hessian = groups[number]
+        for name in names:  # all read the very same tensor
+            if of_layer.setdefault(name, number) == number and name not in members:
+                members.append(name)
+        hessian.add(x, _token_weights(weights, names, place, x))
 
     def hook(name: str, x: Tensor) -> None:
-        if id(x) not in seen:
-            if name not in of_layer:
-                groups.append(([], Hessian(x.shape[-1], device=x.device)))
-                of_layer[name] = groups[-1][1]
-                groups[-1][0].append(name)
-            of_layer[name].add(x)
-            seen[id(x)] = (x, of_layer[name])
-        elif name not in of_layer:  # the very tensor another layer reads
-            of_layer[name] = seen[id(x)][1]
-            next(names for names, hessian in groups if hessian is of_layer[name]).append(name)
+        read.setdefault(id(x), (x, []))[1].append(name)
 
     handles = [
         module.register_forward_pre_hook(lambda _module, args, name=name: hook(name, args[0]))
@@ -136,10 +183,20 @@ def block_hessians(
         if among is None or name in among
     ]
     try:
-        for _place, run in activations.batches(index):
+        for place, run in activations.batches(index):
             run(block)
-            seen.clear()
+            for x, names in read.values():
+                take(x, names, place)
+            read.clear()
     finally:
         for handle in handles:
             handle.remove()
     return groups
+
+
+def _token_weights(weights: Mapping[str, Tensor], names: list[str], place: slice, x: Tensor) -> Tensor | None:
+    """The mean weight of each token of x: (..., n) over the layers ``names`` that read it."""
+    found = [weights[name][place].flatten() for name in names if name in weights]
+    if not found or len(found[0]) != x.numel() // x.shape[-1]:
+        return None
+    return torch.stack(found).mean(0).to(x.device)

@@ -1,6 +1,8 @@
 """H = E[x x^T] of a layer's inputs: gathered, checked, damped and factorized.
 
-    H = (1/T) sum_t x_t x_t^T        H_damped = H + damping mean(diag H) I        H_damped = L L^T
+    H = (1/T) sum_t w_t x_t x_t^T        H_damped = H + damping mean(diag H) I        H_damped = L L^T
+
+w_t = 1 unless tokens count unequally (``sensitivity``).
 
 QuIP (arXiv 2307.13304, section 5) and QuIP# (arXiv 2402.04396, appendix F). Calibration text shorter than the width
 leaves H singular, an input that is always zero leaves a zero row: damping makes both regular. A factorization is no
@@ -26,14 +28,15 @@ class Hessian:
         self.matrix = torch.zeros(n, n, device=device)  # (1/T) X^T X
         self.tokens = 0  # T
 
-    def add(self, x: Tensor) -> None:
-        """Take in the inputs x: (..., n) of any float dtype; each row is one token."""
+    def add(self, x: Tensor, weights: Tensor | None = None) -> None:
+        """Take in the inputs x: (..., n) of any float dtype; each row is a token, and counts with ``weights``: (T,)."""
         X = x.detach().reshape(-1, x.shape[-1]).to(self.matrix)
         if len(X) == 0:
             return
         total = self.tokens + len(X)
         # The mean, not the sum: no growth towards overflow, and no second matrix to divide into.
-        self.matrix.addmm_(X.T, X, beta=self.tokens / total, alpha=1 / total)
+        weighted = X if weights is None else X * weights.to(X)[:, None]
+        self.matrix.addmm_(X.T, weighted, beta=self.tokens / total, alpha=1 / total)
         self.tokens = total
 
     def symmetrize_(self) -> None:
