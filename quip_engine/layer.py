@@ -25,6 +25,7 @@ from quip_engine.linalg.proxy import hessian_incoherence, proxy_loss, weight_inc
 from quip_engine.methods.registry import Recipe
 from quip_engine.rounding import Rounded
 from quip_engine.transforms import Maps, TensorSpec, Transform, transforms
+from quip_engine.transforms.base import Keep
 
 LOST = "the rounded layer is no nearer to the original than zeros are"
 SMALLEST_ROW = 2**-8  # of the largest norm; what is smaller counts as if it were that large
@@ -93,22 +94,25 @@ def quantize_weight(
     input_seed: int | None = None,
     name: str = "W",
     eigenvectors: Tensor | EllipsisType | None = ...,
+    importance: Tensor | None = None,
 ) -> QuantizedWeight:
-    """Quantize W: (m, n) under H: (n, n) = E[x x^T].
+    """Quantize W: (m, n) under H: (n, n) = E[w x x^T], tokens counting alike or by their weights w.
 
+    ``importance``: (m,) positive, mean 1, what a squared error of each output costs; None where that is unknown.
     ``input_seed`` is shared by layers that read the same input; by default it follows from ``seed``. Such layers also
     share ``eigenvectors(H)``, which may be given; by default they are computed here. Raises ``NON_FINITE`` for NaN or
     infinite input and ``QUANT_UNSTABLE`` where no damping makes H usable.
     """
     started = time.perf_counter()
     W, H, notes = _checked(W, H, name)
-    (m, n), seeds = W.shape, Seeds(seed, seed if input_seed is None else input_seed)
-    recipe = _best_rival(W, H, recipe, seeds)
-    tensors, maps, W_t, H_t = _transformed(W, H, recipe.transform, seeds)
-    rounded, quantizer = _rounded(W_t, H_t, recipe, tensors, seed)
-    tensors |= quantizer.pack(rounded.codes)
+    m, n = W.shape
+    problem = Problem(W, H, importance, seed, seed if input_seed is None else input_seed)
+    recipe = _best_rival(problem, recipe)
+    solved = _solve(problem, recipe)
+    maps, W_t, rounded = solved.maps, solved.W_t, solved.rounded
+    tensors = solved.tensors | solved.quantizer.pack(rounded.codes)
     seconds = time.perf_counter() - started
-    mu_h = _hessian_incoherence(eigenvectors_of(H) if eigenvectors is ... else eigenvectors, H_t, maps)
+    mu_h = _hessian_incoherence(eigenvectors_of(H) if eigenvectors is ... else eigenvectors, solved.H_t, maps)
     error = maps.inverse(rounded.weight.sub_(W_t))
     rel_mse = squared_norm(error) / max(squared_norm(W), 1e-300)
     rel_proxy = proxy_loss(W, error.add_(W), H)
@@ -127,55 +131,70 @@ def quantize_weight(
 
 
 @dataclass(frozen=True)
-class Seeds:
-    """Of one layer: its own, and that of its input side."""
+class Problem:
+    """A layer as it is given: its weights, what its inputs and outputs count, and its seeds."""
 
-    own: int
-    input: int
-
-
-def _transformed(
-    W: Tensor, H: Tensor, transform: Transform, seeds: Seeds
-) -> tuple[dict[str, Tensor], Maps, Tensor, Tensor]:
-    """The stored tensors and maps of the transform, and W~, H~."""
-    tensors = transform.fit(W, H, input_seed=seeds.input, output_seed=seeds.own + 1)
-    maps = transform.maps(tensors, *W.shape)
-    return tensors, maps, maps.weight(W), maps.hessian(H)
+    W: Tensor  # (m, n)
+    H: Tensor  # (n, n)
+    importance: Tensor | None  # (m,)
+    seed: int
+    input_seed: int
 
 
-def _rounded(
-    W_t: Tensor, H_t: Tensor, recipe: Recipe, outside: dict[str, Tensor], seed: int
-) -> tuple[Rounded, Quantizer]:
-    """W~^ with its codes, and the quantizer that packs them; ``outside``: the stored tensors of the transform."""
-    quantizer = recipe.codebook.fit(W_t, H_t, stored_bits(outside))
-    rounded = recipe.rounding.round(W_t, H_t, quantizer, torch.Generator().manual_seed(seed))
-    return rounded, quantizer
+@dataclass
+class Solution:
+    """A problem after transform and rounding, in the basis of the transform."""
+
+    tensors: dict[str, Tensor]  # stored by the transform
+    maps: Maps
+    W_t: Tensor
+    H_t: Tensor
+    rounded: Rounded
+    quantizer: Quantizer
 
 
-def _best_rival(W: Tensor, H: Tensor, recipe: Recipe, seeds: Seeds) -> Recipe:
+def _solve(problem: Problem, recipe: Recipe) -> Solution:
+    W, H, known = problem.W, problem.H, problem.importance
+    seeds = {"input_seed": problem.input_seed, "output_seed": problem.seed + 1}
+    tensors = recipe.transform.fit(W, H, **seeds, importance=known)
+    maps = recipe.transform.maps(tensors, *W.shape)
+    W_t, H_t = maps.weight(W), maps.hessian(H)
+    quantizer = recipe.codebook.fit(W_t, H_t, stored_bits(tensors))
+    if known is not None and isinstance(maps.output_rotation, Keep):  # rows that are mixed count alike
+        quantizer.weigh(known if maps.output_scale is None else known * maps.output_scale.square())
+    rounded = recipe.rounding.round(W_t, H_t, quantizer, torch.Generator().manual_seed(problem.seed))
+    return Solution(tensors, maps, W_t, H_t, rounded, quantizer)
+
+
+def _best_rival(problem: Problem, recipe: Recipe) -> Recipe:
     """The rival that loses least on this layer, tried with quick codebooks; the recipe itself where it has none.
 
-    A row counts with 1 / rms: between the proxy loss, where small outputs hardly count, and relative losses, where all
-    outputs count alike. By the proxy loss alone a model of uneven rows ends farther from the original.
+    Where it is not known what outputs count, a row counts with 1 / rms: between the proxy loss, where small outputs
+    hardly count, and relative losses, where all outputs count alike. By the proxy loss alone a model of uneven rows
+    ends farther from the original.
     """
     if not recipe.rivals:
         return recipe
-    norms = torch.linalg.vector_norm(W, dim=1, keepdim=True)
-    row_weights = norms.clamp_min(max(float(norms.max()) * SMALLEST_ROW, 1e-30)).rsqrt()
+    W, known = problem.W, problem.importance
+    rows = (_usual_importance(W) if known is None else known).sqrt()[:, None]
 
     def loss(rival: Recipe) -> float:
-        tensors, maps, W_t, H_t = _transformed(W, H, rival.transform, seeds)
-        quick = replace(rival, codebook=rival.codebook.quick())
         try:
-            rounded, _ = _rounded(W_t, H_t, quick, tensors, seeds.own)
+            tried = _solve(problem, replace(rival, codebook=rival.codebook.quick()))
         except QuipError as error:
             if error.code != "WIDTH_UNSUPPORTED":
                 raise
             return math.inf  # where none fits, the one that is taken says why
-        W_hat = maps.inverse(rounded.weight.sub_(W_t)).add_(W)
-        return proxy_loss(W * row_weights, W_hat.mul_(row_weights), H)
+        W_hat = tried.maps.inverse(tried.rounded.weight.sub_(tried.W_t)).add_(W)
+        return proxy_loss(W * rows, W_hat.mul_(rows), problem.H)
 
     return min(recipe.rivals, key=loss)
+
+
+def _usual_importance(W: Tensor) -> Tensor:
+    """1 / rms of the rows of W: (m, n), up to a factor: (m,)."""
+    norms = torch.linalg.vector_norm(W, dim=1)
+    return 1 / norms.clamp_min(max(float(norms.max()) * SMALLEST_ROW, 1e-30))
 
 
 def stored_bits(tensors: dict[str, Tensor]) -> int:

@@ -31,6 +31,12 @@ class Quantizer(ABC):
         For codebooks that give some blocks more bits than others; the rest need not listen.
         """
 
+    def weigh(self, rows: Tensor) -> None:  # noqa: B027 - may be left as it is
+        """Hear, before ``prepare``, what a squared error of each row costs: (m,), mean 1.
+
+        For codebooks that round several rows together; the rest need not listen.
+        """
+
     @abstractmethod
     def round(self, x: Tensor, start: int, metric: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Nearest codewords of x: (m, g), the columns ``start : start + g`` (g <= block; less only at the end).

@@ -112,8 +112,13 @@ class Transform(Part, ABC):
     """
 
     @abstractmethod
-    def fit(self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int) -> dict[str, Tensor]:
-        """Draw rotations and measure scales for W: (m, n), H: (n, n). Returns the tensors of ``layout``."""
+    def fit(
+        self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int, importance: Tensor | None = None
+    ) -> dict[str, Tensor]:
+        """Draw rotations and measure scales for W: (m, n), H: (n, n). Returns the tensors of ``layout``.
+
+        ``importance``: (m,), what a squared error of each output costs, where that is known.
+        """
 
     @abstractmethod
     def layout(self, m: int, n: int) -> dict[str, TensorSpec]:

@@ -61,7 +61,9 @@ class ScaledBlockHadamard(Transform):
     width: int = option(128, "rows or columns that are mixed, a power of two", choices=(16, 32, 64, 128, 256, 512))
     scales: bool = option(True, "first bring all rows and all columns to one rms")
 
-    def fit(self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int) -> dict[str, Tensor]:
+    def fit(
+        self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int, importance: Tensor | None = None
+    ) -> dict[str, Tensor]:
         m, n = W.shape
         signs = {"input": draw_signs(n, input_seed).to(W.device), "output": draw_signs(m, output_seed).to(W.device)}
         if not self.scales:

@@ -58,7 +58,9 @@ class RandomFourier(Transform):
 
     sides: str = option("both", "which sides are rotated", choices=("both", "input", "output"))
 
-    def fit(self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int) -> dict[str, Tensor]:
+    def fit(
+        self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int, importance: Tensor | None = None
+    ) -> dict[str, Tensor]:
         seeds = {"input_angles": input_seed, "output_angles": output_seed}
         return {
             name: _draw_angles(spec.shape[0], seeds[name]).to(W.device) for name, spec in self.layout(*W.shape).items()

@@ -33,7 +33,9 @@ class RandomOrthogonal(Transform):
 
     rescale: bool = option(True, "first balance columns by the fourth root of H_ii / |W_i|^2")
 
-    def fit(self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int) -> dict[str, Tensor]:
+    def fit(
+        self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int, importance: Tensor | None = None
+    ) -> dict[str, Tensor]:
         tensors = {
             "input_seed": torch.tensor([input_seed], device=W.device),
             "output_seed": torch.tensor([output_seed], device=W.device),

@@ -14,7 +14,9 @@ from quip_engine.transforms.base import Keep, Maps, TensorSpec, Transform, trans
 class Identity(Transform):
     """Weights stay in their own basis."""
 
-    def fit(self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int) -> dict[str, Tensor]:
+    def fit(
+        self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int, importance: Tensor | None = None
+    ) -> dict[str, Tensor]:
         return {}
 
     def layout(self, m: int, n: int) -> dict[str, TensorSpec]:

@@ -45,7 +45,9 @@ class ScaledHadamard(Transform):
 
     input_dtype: str = option("float16", "type of the stored input vector", choices=("float16", "float32"))
 
-    def fit(self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int) -> dict[str, Tensor]:
+    def fit(
+        self, W: Tensor, H: Tensor, *, input_seed: int, output_seed: int, importance: Tensor | None = None
+    ) -> dict[str, Tensor]:
         m, n = W.shape
         signs = {"input_vector": (n, input_seed), "output_vector": (m, output_seed)}
         return {

@@ -27,6 +27,7 @@ EVERY_TRANSFORM = [
     *(ScaledBlockHadamard(width=32, scales=on) for on in (False, True)),
     RandomFourier(),
     RandomFourier(sides="input"),
+    *(RandomizedHadamard(sides=sides, output_scales=True) for sides in ("both", "output")),
 ]
 
 
@@ -184,3 +185,33 @@ def test_published_transform_of_a_layer(reference: Path) -> None:
     assert (maps.weight(golden["rht_W"]) - golden["rht_Wr"]).abs().max() < 1e-5
     H_t = maps.hessian(golden["rht_H"])
     assert (H_t - golden["rht_Hr"]).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("known", [False, True])
+def test_output_scales_leave_the_least_error_where_it_counts(known: bool) -> None:
+    """Noise alike on all rows of W~ costs (sum sqrt(h) w)^2, the least there is, whatever rows and importance are."""
+    generator = torch.Generator().manual_seed(0)
+    w, h = (torch.rand(64, generator=generator).mul(4).exp2() for _ in range(2))
+    h = h if known else torch.ones(64)
+    W = torch.nn.functional.normalize(torch.randn(64, 96, generator=generator)) * w[:, None]
+    transform = RandomizedHadamard(output_scales=True)
+    tensors = transform.fit(W, torch.eye(96), input_seed=0, output_seed=1, importance=h if known else None)
+    r = transform.maps(tensors, 64, 96).output_scale
+    assert r is not None and r.max() == 1
+    cost = float((h * r.square()).mean() * (w / r).square().mean())
+    best = float((h.sqrt() * w).mean().square())
+    assert cost < 1.02 * best  # 1.004: steps of a quarter octave
+    assert cost < 0.8 * float(h.mean() * w.square().mean())
+
+
+@pytest.mark.parametrize("m", [1, 5, 8])
+def test_output_scales_of_dead_and_lonely_rows(m: int) -> None:
+    W = torch.zeros(m, 8)
+    W[0] = 1e-20
+    transform = RandomizedHadamard(output_scales=True)
+    tensors = transform.fit(W, torch.eye(8), input_seed=0, output_seed=1, importance=W[:, 0] * 0)
+    assert {name: t.shape for name, t in tensors.items()} == {
+        name: torch.Size(spec.shape) for name, spec in transform.layout(m, 8).items()
+    }
+    r = transform.maps(tensors, m, 8).output_scale
+    assert r is not None and torch.isfinite(r).all() and (r > 0).all()
