@@ -1,4 +1,4 @@
-"""Tensors to pointers, and one kernel on several threads."""
+"""Tensors to pointers, memory for results, and one kernel on several threads."""
 
 from __future__ import annotations
 
@@ -11,6 +11,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
+from quip_engine.native.build import library
+
+LARGE = 2**22  # bytes worth asking large pages for
+
 
 def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     """The address of a contiguous CPU tensor's first element, which must outlive the call; NULL for None."""
@@ -19,6 +23,14 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
     if tensor.device.type != "cpu" or not tensor.is_contiguous():
         raise ValueError(f"a kernel takes contiguous CPU tensors, not {tensor.device} of stride {tensor.stride()}")
     return ctypes.c_void_p(tensor.data_ptr())
+
+
+def fresh(*shape: int, dtype: torch.dtype) -> Tensor:
+    """An uninitialized CPU tensor, a large one on large pages: getting its memory takes longer than unpacking into it."""
+    tensor, kernels = torch.empty(*shape, dtype=dtype), library()
+    if kernels is not None and tensor.nbytes >= LARGE:
+        kernels.large_pages(pointer(tensor), ctypes.c_int64(tensor.nbytes))
+    return tensor
 
 
 def in_threads(kernel: Callable[[int, int], object], count: int, least: int = 1) -> None:
