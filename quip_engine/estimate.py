@@ -35,13 +35,14 @@ from quip_engine.layer import LayerFormat, quantize_weight
 from quip_engine.linalg.proxy import WIDEST_EIGENVECTORS
 from quip_engine.methods.registry import Recipe
 from quip_engine.probe import ModelFacts
+from quip_engine.probe.facts import LinearLayer
 
 FLOAT = 4  # bytes
 PROCESS = 450e6  # bytes of Python with torch and transformers at work, measured
 # Bytes of text a layer costs: its record in the manifest, its row in config.json; a tensor: header and index entry.
 RECORD_BYTES, ENTRY_BYTES, FOLDER_BYTES = 515, 182, 4500
-# Projections that read the same input and so share a Hessian.
-SHARED = ({"q_proj", "k_proj", "v_proj"}, {"gate_proj", "up_proj"})
+# Projections that read the same input, where they are parts of the same module, and so share a Hessian.
+SHARED = ({"q_proj", "k_proj", "v_proj"}, {"query", "key", "value"}, {"gate_proj", "up_proj"})
 PROBES = ((64, 64), (320, 64))  # (m, n) of the random layers that are timed: more rows, the same columns
 SLOW = 0.3  # seconds for the smaller of them: its search outweighs all else, and the larger one would take too long
 
@@ -111,29 +112,37 @@ def _peak_memory(facts: ModelFacts, states: int, seqlen: int, device: str) -> fl
     stored = getattr(torch, facts.dtype).itemsize
     outside = facts.unquantized_bytes / stored * (FLOAT + stored)
     block = sum(m * n for m, n in first) * FLOAT
-    hessians = sum(n * n for n in _inputs(facts)) * FLOAT
+    hessians = sum(n * n for n, _ in _inputs(facts)) * FLOAT
     batch = min(states // (facts.hidden * FLOAT), max(1, BATCH_TOKENS[device] // seqlen) * seqlen)
-    forward = batch * sum(m + n for m, n in first) * FLOAT  # inputs, outputs, and what lies between
+    widths = sum(sum(layer.shape) * _share(facts, layer) for layer in facts.linear_layers if layer.block == 0)
+    forward = batch * widths * FLOAT  # inputs, outputs, and what lies between
     work = max(3 * m * n + 2 * n * n for m, n in first) * FLOAT  # W~, W^ and the error; H~ and its factor
     return max(2 * states + outside, states + block + hessians + max(forward, work))
 
 
-def _inputs(facts: ModelFacts) -> list[int]:
-    """Widths of the distinct inputs of the first block's layers: one Hessian each."""
+def _inputs(facts: ModelFacts) -> list[tuple[int, float]]:
+    """Widths of the distinct inputs of the first block's layers, one Hessian each, and their share of the tokens."""
     widths, seen = [], set()
     for layer in facts.linear_layers:
-        group = next((i for i, names in enumerate(SHARED) if layer.projection in names), layer.projection)
+        module, _, name = layer.name.rpartition(".")
+        group = module, next((i for i, names in enumerate(SHARED) if name in names), name)
         if layer.block == 0 and group not in seen:
             seen.add(group)
-            widths.append(layer.shape[1])
+            widths.append((layer.shape[1], _share(facts, layer)))
     return widths
 
 
+def _share(facts: ModelFacts, layer: LinearLayer) -> float:
+    """The share of all tokens that a layer sees."""
+    return facts.routed if ".experts." in layer.name else 1.0
+
+
 def _seconds(facts: ModelFacts, tokens: int, rates: Rates) -> float:
-    flops = facts.blocks * sum(2 * n * n * tokens + _eigen_flops(n) for n in _inputs(facts))
+    flops = facts.blocks * sum(2 * n * n * tokens * share + _eigen_flops(n) for n, share in _inputs(facts))
     columns = 0
-    for m, n in (layer.shape for layer in facts.linear_layers):
-        flops += 2 * 2 * m * n * tokens + _layer_flops(m, n)
+    for layer in facts.linear_layers:
+        m, n = layer.shape
+        flops += 2 * 2 * m * n * tokens * _share(facts, layer) + _layer_flops(m, n)
         columns += n
     return flops / rates.flops + columns * rates.per_column + _weights(facts) * rates.per_weight
 

@@ -23,13 +23,24 @@ from transformers.core_model_loading import WeightConverter, WeightRenaming, Wei
 MIXTRAL = {"w1": "gate_proj", "w3": "up_proj", "w2": "down_proj"}  # names in files -> here
 
 
+class Projection(nn.Linear):
+    """A linear layer around a weight that is there already."""
+
+    def __init__(self, weight: Tensor) -> None:
+        super().__init__(weight.shape[1], weight.shape[0], bias=False, device="meta")
+        self.weight = nn.Parameter(weight)
+
+    def reset_parameters(self) -> None:
+        """Draw nothing at random."""
+
+
 class Expert(nn.Module):
     """One expert: down( act(gate x) * up x )."""
 
     def __init__(self, gate: Tensor, up: Tensor, down: Tensor, activation: nn.Module) -> None:
         """gate, up: (inner, width), down: (width, inner); they become the weights, without a copy."""
         super().__init__()
-        self.gate_proj, self.up_proj, self.down_proj = _linear(gate), _linear(up), _linear(down)
+        self.gate_proj, self.up_proj, self.down_proj = Projection(gate), Projection(up), Projection(down)
         self.act_fn = activation
 
     def forward(self, x: Tensor) -> Tensor:
@@ -83,10 +94,3 @@ def unfused_names(conversions: list[WeightTransform]) -> list[WeightTransform]:
     return kept + [
         WeightRenaming(rf"\.experts\.(\d+)\.{old}\.", rf".experts.\1.{new}.") for old, new in MIXTRAL.items()
     ]
-
-
-def _linear(weight: Tensor) -> nn.Linear:
-    m, n = weight.shape
-    layer = nn.Linear(n, m, bias=False, device="meta")  # nothing is drawn at random
-    layer.weight = nn.Parameter(weight, requires_grad=False)
-    return layer

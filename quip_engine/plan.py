@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import platform
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Plan:
     device: torch.device
     warnings: list[tuple[str, str]]
 
-    @property
+    @cached_property
     def projections(self) -> dict[str, str]:
         """The short name of each layer, unique within a block, by module path."""
         return {layer.name: layer.projection for layer in self.facts.linear_layers}

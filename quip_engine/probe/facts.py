@@ -34,6 +34,7 @@ class ModelFacts:
     unquantized_bytes: int  # of the tensors that stay as they are: all but the weights of ``linear_layers``
     licence: str | None
     tied: bool  # head and embedding are one tensor
+    routed: float  # share of the tokens that reach one of the experts, on average; 1 without experts
     chat_template: bool
     linear_layers: list[LinearLayer]  # inside the decoder blocks, in order
     warnings: list[tuple[str, str]]  # (code, message)

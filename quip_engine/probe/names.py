@@ -22,7 +22,7 @@ from transformers.modeling_rope_utils import ROPE_INIT_FUNCTIONS
 
 from quip_engine.architecture import build_on_meta, decoder_blocks, linear_layers
 from quip_engine.errors import fail
-from quip_engine.experts import unfused_names
+from quip_engine.experts import expert_modules, unfused_names
 from quip_engine.probe.facts import LinearLayer
 from quip_engine.probe.headers import TensorInfo
 from quip_engine.probe.settings import expert_key
@@ -44,6 +44,7 @@ class WeightFacts:
     tensors: int
     unquantized_bytes: int
     tied: bool
+    routed: float
     linear_layers: list[LinearLayer]
     warnings: list[tuple[str, str]]
 
@@ -65,8 +66,8 @@ def check_weights(config: dict[str, Any], files: dict[str, TensorInfo]) -> Weigh
             fail("DTYPE_UNSUPPORTED", name=name, dtype=tensor.dtype)
     separate = head is not None and not _same(stored, *head)
     layers = linear_layers(*decoder_blocks(model))
-    quantized = {f"{layer.name}.weight" for layer in layers}
     left_out = {head[0]} if head and not separate else set()
+    kept = stored.keys() - left_out - {f"{layer.name}.weight" for layer in layers}
     sizes: Counter[str] = Counter()
     for tensor in stored.values():
         sizes[tensor.dtype] += tensor.bytes
@@ -77,8 +78,9 @@ def check_weights(config: dict[str, Any], files: dict[str, TensorInfo]) -> Weigh
         context=model.config.max_position_embeddings,
         dtype=sizes.most_common(1)[0][0],
         tensors=len(stored.keys() - left_out),
-        unquantized_bytes=sum(t.bytes for name, t in stored.items() if name not in quantized | left_out),
+        unquantized_bytes=sum(stored[name].bytes for name in kept),
         tied=head is not None and not separate,
+        routed=_routed(model),
         linear_layers=layers,
         warnings=_warnings(separate, extra),
     )
@@ -101,7 +103,7 @@ def _check_count(pattern: re.Pattern[str], what: str, expected: int | None, file
 def _build(config: dict[str, Any], stored: Iterable[str]) -> PreTrainedModel:
     for rope in _position_encodings(config):
         kind = str(rope.get("rope_type", rope.get("type", "default")))
-        if kind not in ("default", "su") and kind not in ROPE_INIT_FUNCTIONS:  # "su": what Phi-3 first called longrope
+        if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
             fail("ROPE_UNSUPPORTED", value=kind[:80])
     try:
         model = build_on_meta(CONFIG_MAPPING[config["model_type"]].from_dict(config), stored=stored)
@@ -133,6 +135,11 @@ def _tied_head(model: PreTrainedModel) -> tuple[str, str] | None:
     if not model.config.tie_word_embeddings or not model._tied_weights_keys:
         return None
     return next(iter(model._tied_weights_keys.items()))
+
+
+def _routed(model: PreTrainedModel) -> float:
+    experts = next(iter(expert_modules(model).values()), None)
+    return float(model.config.num_experts_per_tok / len(experts)) if experts else 1.0
 
 
 def _by_model_name(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import VOCABULARY, edit_json, processor_time
+from helpers import VOCABULARY, edit_json, processor_time, tiny_model
 from safetensors.torch import load_file, save_file
 
 from quip_engine.errors import CATALOGUE, QuipError
@@ -229,6 +229,47 @@ def refused(folder: Path, code: str) -> QuipError:
 @pytest.mark.parametrize(("name", "damage", "code"), BROKEN, ids=[case[0] for case in BROKEN])
 def test_broken_folder(good: Path, tmp_path: Path, name: str, damage: Break, code: str) -> None:
     folder = shutil.copytree(good, tmp_path / "model")
+    damage(folder)
+    refused(folder, code)
+
+
+BROKEN_FAMILIES: list[tuple[str, str, Break, str]] = [
+    ("more experts in config", "mixtral", config(num_local_experts=5), "TENSOR_MISSING"),
+    ("999 experts more in config", "qwen3_moe", config(num_experts=1000, num_local_experts=None), "TENSOR_MISSING"),
+    ("fewer experts in config", "mixtral", config(num_local_experts=3), "TENSOR_EXTRA"),
+    ("more chosen than there are", "mixtral", config(num_experts_per_tok=5), "BAD_CONFIG_VALUE"),
+    ("no experts", "mixtral", config(num_local_experts=0), "BAD_CONFIG_VALUE"),
+    ("a million modules", "mixtral", config(num_local_experts=4000, num_hidden_layers=1000), "BAD_CONFIG_VALUE"),
+    (
+        "an expert is missing",
+        "mixtral",
+        tensors(lambda t: t.pop("model.layers.1.block_sparse_moe.experts.2.w3.weight")),
+        "TENSOR_MISSING",
+    ),
+    ("other expert width", "qwen3_moe", config(moe_intermediate_size=32), "SHAPE_MISMATCH"),
+    (
+        "unknown rope of one kind of block",
+        "gemma3_text",
+        config(rope_parameters={"full_attention": {"rope_type": "foo"}}),
+        "ROPE_UNSUPPORTED",
+    ),
+    (
+        "rope is a list",
+        "gemma3_text",
+        config(rope_parameters={"full_attention": {"rope_type": []}}),
+        "ROPE_UNSUPPORTED",
+    ),
+    ("kinds of blocks", "gemma2", config(layer_types=["full_attention"]), "BAD_CONFIG_VALUE"),
+    ("block of an encoder", "bert", config(num_hidden_layers=3), "TENSOR_MISSING"),
+    ("tokens of an encoder", "bert", config(vocab_size=10), "SHAPE_MISMATCH"),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "family", "damage", "code"), BROKEN_FAMILIES, ids=[case[0] for case in BROKEN_FAMILIES]
+)
+def test_broken_folder_of_a_family(tmp_path: Path, name: str, family: str, damage: Break, code: str) -> None:
+    folder = tiny_model(tmp_path, family)
     damage(folder)
     refused(folder, code)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers import ENCODERS, FAMILIES, VOCABULARY, edit_json, processor_time, tiny_model
+from helpers import ENCODERS, EXPERTS, FAMILIES, VOCABULARY, edit_json, processor_time, tiny_model
 from safetensors.torch import load_file, save_file
 
 from quip_engine.probe import probe
@@ -31,6 +31,7 @@ def test_facts_of_every_family(family: str, tmp_path: Path) -> None:
     assert (facts.vocabulary, facts.context, facts.dtype) == (VOCABULARY, 64, "bfloat16")
     config = json.loads((Path(facts.path) / "config.json").read_text())
     assert facts.tied == (config["tie_word_embeddings"] and family not in ENCODERS)
+    assert facts.routed == (0.5 if family in EXPERTS else 1)
     stored = {_in_the_model(name): tensor for name, tensor in load_file(Path(facts.path) / WEIGHTS).items()}
     assert (facts.tensors, facts.parameters) == (len(stored), sum(t.numel() for t in stored.values()))
     assert facts.unquantized_bytes == sum(t.nbytes for t in stored.values()) - 2 * sum(
@@ -62,6 +63,34 @@ def test_names_of_the_base_model_and_buffers_of_old_files(tmp_path: Path) -> Non
     stored["h.0.attn.bias"] = torch.ones(1, 1, 64, 64)
     save_file(stored, folder / WEIGHTS)
     assert [code for code, _ in probe(str(folder)).warnings] == ["NO_TEMPLATE"]
+
+
+def test_names_of_the_first_gpt_neox(tmp_path: Path) -> None:
+    """The head as ``embed_out``, causal masks and rotary frequencies among the tensors."""
+    folder = tiny_model(tmp_path, "gpt_neox")
+    whole = probe(str(folder))
+
+    def as_before(tensors: dict[str, torch.Tensor]) -> None:
+        assert "embed_out.weight" in tensors
+        for block in range(2):
+            attention = f"gpt_neox.layers.{block}.attention"
+            tensors[f"{attention}.bias"] = torch.ones(1, 1, 64, 64)
+            tensors[f"{attention}.masked_bias"] = torch.tensor(-1e9)
+            tensors[f"{attention}.rotary_emb.inv_freq"] = torch.ones(1)
+
+    change_tensors(folder, as_before)
+    facts = probe(str(folder))
+    assert [code for code, _ in facts.warnings] == ["NO_TEMPLATE"]
+    assert (facts.parameters, facts.linear_layers) == (whole.parameters, whole.linear_layers)
+
+
+def test_position_encodings_of_phi3(tmp_path: Path) -> None:
+    """As its files have them, in an older key."""
+    folder = tiny_model(tmp_path, "phi3")
+    rope = {"type": "longrope", "short_factor": [1.0] * 4, "long_factor": [2.0] * 4}
+    old = {"rope_scaling": rope, "original_max_position_embeddings": 32, "pad_token_id": 0}
+    edit_json(folder / "config.json", rope_parameters=None, **old)
+    assert probe(str(folder)).context == 64
 
 
 def test_shards_have_the_facts_of_one_file(good: Path, good_shards: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers import tiny_model
 
 from quip_engine.errors import QuipError
 from quip_engine.probe import headers
@@ -19,12 +20,14 @@ ROUNDS = 150  # 3000 of each were tried once
 VALUES: list[Any] = [
     *(None, True, False, 0, -1, 1, 2, 3, 32, 10**6, 10**18, -(10**30), 1.5, float("nan"), float("inf")),
     *("", "x", "gelu", "float32", [], {}, [1, 2], [None], {"a": 1}),
+    *(["BertModel"], [0, 1], {"full_attention": {"rope_type": "foo"}}, {"sliding_attention": {"type": ["x"]}}),
     *({"rope_type": "llama3"}, {"rope_type": "yarn", "factor": "x"}, {"rope_type": "linear", "factor": 0}),
 ]
 KEYS = [
     *("rope_parameters", "rope_scaling", "rope_theta", "partial_rotary_factor", "layer_types", "sliding_window"),
     *("quantization_config", "dtype", "torch_dtype", "attn_implementation", "model_type", "tie_word_embeddings"),
     *("num_labels", "id2label", "pruned_heads", "is_encoder_decoder", "text_config", "sub_configs", "attribute_map"),
+    *("num_experts", "num_local_experts", "num_experts_per_tok", "architectures", "mlp_only_layers", "head_dim"),
     *("to_dict", "save_pretrained", "get_text_config", "__class__", "__dict__", "transformers_version"),
 ]
 
@@ -37,8 +40,9 @@ def outcome(call: Any) -> str:
     return "ok"
 
 
-def test_mutated_configs(good: Path) -> None:
-    generator = random.Random(0)
+@pytest.mark.parametrize("family", ["llama", "gemma3_text", "phi3", "qwen3_moe", "bert"])
+def test_mutated_configs(tmp_path: Path, family: str) -> None:
+    good, generator = tiny_model(tmp_path, family), random.Random(0)
     config = json.loads((good / "config.json").read_text())
     tensors = headers.read_all([good / "model.safetensors"])
 
