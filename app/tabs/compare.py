@@ -161,5 +161,5 @@ def _sampling() -> list[Any]:
         (usual.max_tokens, "Longest answer", "In tokens."),
     ]
     numbers = [w.Number(value, label=label, info=info, min_width=120) for value, label, info in fields]
-    info = "8-bit integers are quicker on a CPU and change the output of each packed layer by about 0.4 %."
+    info = "8-bit is quicker on a CPU, and 0.4 % off."
     return [*numbers, w.Dropdown(list(PRODUCTS), label="Packed layers multiply", info=info, min_width=200)]
