@@ -71,6 +71,7 @@ INLINE void rows_of_tiles(const trellis_layer *layer, int64_t i, int r, int rows
     memset(sums, 0, sizeof sums);
     for (int64_t g = 0; g < groups; g++, tile += GROUP * 32 * k, x++) {
         const int64_t left = tiles - GROUP * g - 1; /* where there are no tiles x is 0, and others may be read */
+#pragma GCC unroll 8
         for (int at = 0; at < rows; at++) {
             __m512i products[MOST];
             memset(products, 0, sizeof products);

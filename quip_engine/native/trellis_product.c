@@ -13,9 +13,10 @@ INLINE void rows_of_tiles(const trellis_layer *layer, int64_t i, int r, int rows
 {
     const row_reader reader = reader_of(r, layer->k, layer->L);
     const uint8_t *tile = tile_at(layer, i, 0);
-    row sums[8][MOST];
+    row sums[TILE][MOST];
     memset(sums, 0, sizeof sums);
     for (int64_t j = 0; j < width; j += TILE, tile += 32 * layer->k)
+#pragma GCC unroll 16
         for (int at = 0; at < rows; at++) {
             row values = row_values(layer, tile, wraps ? at : r + at, wraps, way, &reader);
             for (int c = 0; c < b; c++)
@@ -29,7 +30,7 @@ INLINE void rows_of_tiles(const trellis_layer *layer, int64_t i, int r, int rows
 INLINE void one_row_of_tiles(const trellis_layer *layer, int64_t i, int way, const float *x, int64_t width, int b,
                              float *y)
 {
-    const int rows = b == 1 && way > TWO_EACH ? 8 : 4;
+    const int rows = b > 1 || way == ONE_EACH ? 4 : way == TWO_EACH ? TILE : 8;
     rows_of_tiles(layer, i, 0, rows, 1, way, x, width, b, y);
     for (int r = rows; r < TILE; r += rows)
         rows_of_tiles(layer, i, r, rows, 0, way, x, width, b, y);
@@ -52,17 +53,25 @@ INLINE void product(const trellis_layer *layer, int way, const float *x, int64_t
 void trellis_product(const uint8_t *codes, int64_t m, int64_t n, int way, int k, int L, const float *table,
                      const float *scale, float unit, const float *x, int64_t b, float *y, int64_t start, int64_t stop)
 {
-    const trellis_layer layer = {codes, m, n, way, k, L, table, *scale * unit};
+    trellis_layer layer = {codes, m, n, way, k, L, table, *scale * unit};
+#define CASE(bits)                                                                                                     \
+    if (way == TWO_EACH && k == bits) {                                                                                \
+        layer.k = bits;                                                                                                \
+        product(&layer, TWO_EACH, x, b, y, start, stop);                                                               \
+    }
+    CASE(1)
+    CASE(2)
+    CASE(3)
+    CASE(4)
+#undef CASE
     if (way == ONE_EACH)
         product(&layer, ONE_EACH, x, b, y, start, stop);
-    else if (way == TWO_EACH)
-        product(&layer, TWO_EACH, x, b, y, start, stop);
 #ifdef TRELLIS_AVX512
-    else if (way == ONE_MAD)
+    if (way == ONE_MAD)
         product(&layer, ONE_MAD, x, b, y, start, stop);
     else if (way == MUL1)
         product(&layer, MUL1, x, b, y, start, stop);
-    else
+    else if (way == THREE_INST)
         product(&layer, THREE_INST, x, b, y, start, stop);
 #endif
 }
