@@ -226,7 +226,7 @@ void grid_multiply(const uint8_t *codes, const float *scale, const uint16_t *ste
                    int group, int int8, int b, int m, int start, int stop, float *x, float *y)
 {
     const grid g = grid_of(codes, scale, steps, zeros, bits, m, n, group);
-    if (int8 && HAS_INT8)
+    if (HAS_INT8 && int8)
         multiply_all(INT8, &g, b, start, stop, x, y);
     else if (bits <= 4)
         multiply_all(TABLE, &g, b, start, stop, x, y);
