@@ -13,7 +13,7 @@ from quip_engine.errors import fail
 from quip_engine.probe import folder as folders
 from quip_engine.probe import headers, settings
 from quip_engine.probe.facts import ModelFacts
-from quip_engine.probe.tokenizer import TokenizerCheck
+from quip_engine.probe.tokenizer import NO_TEMPLATE, TokenizerCheck
 
 __all__ = ["ModelFacts", "probe"]
 
@@ -36,7 +36,9 @@ def probe(model: str, *, offline: bool = False) -> ModelFacts:
         words = tokenizer.result()
     if words.tokens > weights.vocabulary:
         fail("VOCAB_MISMATCH", tokens=words.tokens, rows=weights.vocabulary)
-    details: dict[str, Any] = {**vars(weights), "warnings": weights.warnings + words.warnings}
+    chats = config["model_type"] not in settings.ENCODERS
+    warnings = weights.warnings + [warning for warning in words.warnings if chats or warning != NO_TEMPLATE]
+    details: dict[str, Any] = {**vars(weights), "warnings": warnings}
     return ModelFacts(
         path=str(path),
         name=path.name if local else model.strip(),

@@ -32,6 +32,7 @@ FLOATS = ("float32", "bfloat16", "float16", "float64")
 HARMLESS = re.compile(r"(rotary_emb\.inv_freq|(attn|attention)\.(masked_)?bias|position_ids)$")
 BLOCK = re.compile(r"(?:^|\.)(?:layers|layer|h)\.(\d+)\.")
 EXPERT = re.compile(r"\.experts\.(\d+)\.")
+FUSED = re.compile(r"\.experts\.(gate_up_proj|down_proj)$")  # all experts of a block in one tensor
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,8 @@ def check_weights(config: dict[str, Any], files: dict[str, TensorInfo]) -> Weigh
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     head = _tied_head(model)
     stored, extra = _by_model_name(files, expected, model)
+    if fused := [name for name in extra if FUSED.search(name)]:
+        fail("WRONG_FORMAT", path=files[fused[0]].file.parent, format="fused expert")
     _check_complete(stored, expected, head)
     for name, tensor in stored.items():
         if tensor.shape != expected[name]:

@@ -233,6 +233,18 @@ def test_broken_folder(good: Path, tmp_path: Path, name: str, damage: Break, cod
     refused(folder, code)
 
 
+def fuse(found: dict[str, torch.Tensor]) -> None:
+    """Experts as a model has them in memory, which is no format of files."""
+    for block in range(2):
+        prefix = f"model.layers.{block}.block_sparse_moe.experts"
+        weights = [
+            [found.pop(f"{prefix}.{expert}.{name}.weight") for expert in range(4)] for name in ("w1", "w3", "w2")
+        ]
+        gate, up, down = (torch.stack(each) for each in weights)
+        found[f"model.layers.{block}.mlp.experts.gate_up_proj"] = torch.cat([gate, up], 1)
+        found[f"model.layers.{block}.mlp.experts.down_proj"] = down
+
+
 BROKEN_FAMILIES: list[tuple[str, str, Break, str]] = [
     ("more experts in config", "mixtral", config(num_local_experts=5), "TENSOR_MISSING"),
     ("999 experts more in config", "qwen3_moe", config(num_experts=1000, num_local_experts=None), "TENSOR_MISSING"),
@@ -246,6 +258,7 @@ BROKEN_FAMILIES: list[tuple[str, str, Break, str]] = [
         tensors(lambda t: t.pop("model.layers.1.block_sparse_moe.experts.2.w3.weight")),
         "TENSOR_MISSING",
     ),
+    ("experts in one tensor", "mixtral", tensors(fuse), "WRONG_FORMAT"),
     ("other expert width", "qwen3_moe", config(moe_intermediate_size=32), "SHAPE_MISMATCH"),
     (
         "unknown rope of one kind of block",
