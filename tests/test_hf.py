@@ -64,7 +64,7 @@ def test_other_methods(tmp_path: Path, method: str) -> None:
     assert (logits(load(out)) - logits(dense)).abs().max() < 1e-4
 
 
-@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2"])
+@pytest.mark.parametrize("family", ["llama", "qwen2", "gpt2", "mixtral"])
 @pytest.mark.parametrize("shard_size", ["1GB", "5KB"])
 def test_saving_again_keeps_every_bit(tmp_path: Path, family: str, shard_size: str) -> None:
     out, _ = packed(tmp_path, family)
