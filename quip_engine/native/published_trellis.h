@@ -58,7 +58,8 @@ static inline void decoder_of(const published_layer *a, decoder *d)
         halves[i & 1][i >> 1] = a->table[i];
     d->bytes = _mm512_load_si512(bytes);
     d->shifts = _mm512_load_si512(shifts);
-    memcpy(d->first, halves, sizeof halves);
+    memcpy(d->first, halves[0], sizeof d->first);
+    memcpy(d->second, halves[1], sizeof d->second);
 }
 
 /* Of 32 steps, from their bytes and the two before them: the pair in the low nine bits, the sign in the next. */

@@ -38,6 +38,9 @@ CONFIG: dict[str, Any] = {
     "eos_token_id": 256,
     "tie_word_embeddings": False,
     "torch_dtype": "float16",
+    # As the libraries of their time wrote them.
+    **{"_name_or_path": "meta-llama/Llama-2-7b-hf", "transformers_version": "4.38.1", "pretraining_tp": 1},
+    **{"attention_bias": False, "rope_scaling": None, "rope_theta": 10000.0, "rms_norm_eps": 1e-05, "use_cache": True},
 }
 QUIP_SHARP = {
     **{"codebook": "E8P12", "codesz": 8, "packsz": 4, "idx_dtype": "torch.int64", "codebook_version": 1},
