@@ -4,8 +4,9 @@
 
 The model calls its parts one by one (q, k, v; gate, up). The first call computes the product of all; the others are
 handed their rows of it. A result is kept with its input and with the state of the weights, is given out once, and is
-forgotten when all of it is given out: whatever the order of calls, each part sees its own input. Where gradients are
-asked for nothing is shared, for a backward pass through one part would free what the others still need.
+forgotten when all of it is given out: whatever the order of calls, each part sees its own input. Nothing is shared
+where gradients are asked for, for a backward pass through one part would free what the others still need, nor in a
+compiled graph, which has no memory between calls.
 """
 
 from __future__ import annotations
@@ -40,7 +41,8 @@ class FusedProduct:
     def part(self, index: int, x: Tensor) -> Tensor:
         """Rows of part ``index``: (..., rows[index]) of the product with x: (..., n)."""
         tensors = [x, *self.linear.parameters()]
-        if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors):
+        trained = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)
+        if trained or torch.compiler.is_compiling():
             return self.linear(x).split(self.rows, -1)[index]
         result, state = self._result, [_state(tensor) for tensor in tensors]
         if result is None or result.x is not x or result.state != state or index not in result.parts:

@@ -93,6 +93,16 @@ def test_gradients_do_not_meet(block: nn.Module) -> None:
     assert block.k(x).requires_grad
 
 
+def test_compiled_parts(block: nn.Module) -> None:
+    (x,) = inputs(1)
+    wanted = [expected(block, name, x) for name in ROWS]
+    compiled = torch.compile(lambda x: [getattr(block, name)(x) for name in ROWS], backend="eager")
+    with torch.no_grad():
+        for y, part in zip(compiled(x), wanted, strict=True):
+            assert (y - part).norm() < 1e-6 * part.norm()
+    assert block.q.product._result is None
+
+
 def test_copies_share_among_themselves(block: nn.Module) -> None:
     (x,) = inputs(1)
     block.q(x)
