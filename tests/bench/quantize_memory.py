@@ -1,8 +1,9 @@
 """Peak memory of a run against the depth of the model: ``python tests/bench/quantize_memory.py``
 
-Makes two random Llama-shaped models that differ only in their number of blocks, quantizes both as a worker would, and
-prints the peak of each process above the same job on a model of 32-wide blocks (Python, torch, transformers, thread
-pools, tables). The bound is three times the largest block in float32, plus the calibration activations.
+Makes random models of the shape of Llama, or of Mixtral, that differ only in their number of blocks, quantizes each as
+a worker would, and prints the peak of each process above the same job on a model of 32-wide blocks (Python, torch,
+transformers, thread pools, tables). The bound is three times the largest block in float32, plus the calibration
+activations; with experts, each with a Hessian of its own, it is a little more.
 """
 
 from __future__ import annotations
@@ -45,6 +46,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--width", type=int, default=768)
     parser.add_argument("--inner", type=int, default=2048)
+    parser.add_argument("--experts", type=int, default=0, help="of a mixture, two for each token (default: none)")
     parser.add_argument("--blocks", type=int, nargs="+", default=[6, 24])
     parser.add_argument("--samples", type=int, default=32)
     parser.add_argument("--seqlen", type=int, default=64)
@@ -54,7 +56,8 @@ def main() -> None:
     from helpers import made_up_text, tiny_model
 
     width, inner = options.width, options.inner
-    block_mb = 4 * (4 * width * width + 3 * width * inner + 2 * width) / 1e6
+    family = "mixtral" if options.experts else "llama"
+    block_mb = 4 * (4 * width * width + max(1, options.experts) * 3 * width * inner + 2 * width) / 1e6
     hidden_mb = 4 * options.samples * options.seqlen * width / 1e6
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -63,8 +66,9 @@ def main() -> None:
         def peak_of(width: int, inner: int, blocks: int) -> float:
             heads = {"num_attention_heads": max(1, width // 64), "num_key_value_heads": max(1, width // 64)}
             shape = {"hidden_size": width, "intermediate_size": inner, "num_hidden_layers": blocks, **heads}
+            shape |= {"num_local_experts": options.experts} if options.experts else {}
             place = folder / f"{width}-{blocks}"
-            model = tiny_model(place, "llama", dtype=torch.bfloat16, shard_size="500MB", **shape)
+            model = tiny_model(place, family, dtype=torch.bfloat16, shard_size="500MB", **shape)
             arguments = (str(place / "out"), str(folder / "text.txt"), str(options.samples), str(options.seqlen))
             return peak_mb(RUN, str(model), *arguments)
 
