@@ -120,6 +120,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "SOURCE_CHANGED": ("The model folder changed while it was read: {file}.", "Restore it, then resume."),
     "WORKER_DIED": ("The worker ended without a word{reason}.", "Finished blocks are saved; resume to continue."),
     "QUANT_UNSTABLE": ("{name}: {reason}.", "Use more calibration text, or raise the damping."),
+    "NO_GRADIENT": ("{name}: {reason}, so weights of tokens cannot be measured.", "Set the option hessian to plain."),
     "NOTHING_QUANTIZED": ("No layer of {name} could be quantized. The first: {reason}", "Use another method."),
     "NON_FINITE": ("{name} holds {count} NaN or infinite values.", "{remedy}"),
     "ACTIVATION_OVERFLOW": ("{rows} of {total} calibration rows overflow in {name}.", "Use float32, or another text."),

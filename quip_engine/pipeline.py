@@ -12,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +31,13 @@ from quip_engine.layer import LayerFormat, LayerReport, QuantizedWeight, quantiz
 from quip_engine.linalg.hessian import Hessian
 from quip_engine.linalg.proxy import eigenvectors
 from quip_engine.linear import QuantizedLinear
+from quip_engine.methods.registry import Recipe
 from quip_engine.plan import Plan, make_plan
 from quip_engine.probe import ModelFacts
 from quip_engine.process import return_small_memory
+from quip_engine.sensitivity import measure
 from quip_engine.skeleton import Skeleton
+from quip_engine.spread import layer_bits
 from quip_engine.workspace import FinishedBlock, Workspace
 
 OF_ONE_LAYER = ("WIDTH_UNSUPPORTED", "QUANT_UNSTABLE")  # errors that leave one layer out
@@ -57,6 +60,9 @@ def quantize_model(job: JobConfig, workspace: Path, stop: Callable[[], bool]) ->
     yield from (events.Warned(code, message) for code, message in plan.warnings)
 
     yield events.PhaseChanged("calibrate", f"{plan.tokens.numel()} tokens")
+    if plan.recipe.hessian == "weighted" and space.values() is None:
+        yield from measure(plan, space, stop)
+    bits = spread_bits(plan, space)
     skeleton = Skeleton(Path(plan.facts.path), plan.device)
     skeleton.load_outside()
     activations = Activations(skeleton, plan.tokens, space.activations(len(done)) if done else None)
@@ -65,7 +71,7 @@ def quantize_model(job: JobConfig, workspace: Path, stop: Callable[[], bool]) ->
     for index in range(len(done), plan.facts.blocks):
         if stop():
             raise Stopped(len(done))
-        work = BlockWork(plan, skeleton, index, stop, finished=len(done))
+        work = BlockWork(plan, skeleton, index, stop, Counts(space.sensitivities(index), bits), finished=len(done))
         yield from work.run(activations)
         done.append(space.commit(index, work.tensors, activations.hidden, work.record()))
         rss, gpu = peak_rss_mb(), peak_gpu_mb(plan.device)
@@ -81,11 +87,43 @@ def quantize_model(job: JobConfig, workspace: Path, stop: Callable[[], bool]) ->
     yield _finished(plan, done, size, time.perf_counter() - started)
 
 
+def spread_bits(plan: Plan, space: Workspace) -> dict[str, float]:
+    """The bits of each layer by module path; empty where all have those of the recipe."""
+    values = space.values()
+    if values is None or not plan.recipe.spread:
+        return {}
+    return layer_bits(plan.recipe, plan.job.recipe.bits, plan.facts.linear_layers, values)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """What tokens, outputs and layers of a block count; nothing known: all alike."""
+
+    sensitivities: dict[str, Tensor]  # by path in the block and kind
+    bits: dict[str, float]  # by module path
+
+    def tokens(self) -> dict[str, Tensor]:
+        """(samples, length) by path in the block."""
+        return {k.removesuffix(".tokens"): t for k, t in self.sensitivities.items() if k.endswith(".tokens")}
+
+    def outputs(self, name: str, device: torch.device) -> Tensor | None:
+        """(m,) of the layer at a path in the block."""
+        found = self.sensitivities.get(f"{name}.outputs")
+        return None if found is None else found.to(device)
+
+    def recipe(self, recipe: Recipe, path: str) -> Recipe:
+        """With the bits of the layer at a module path."""
+        return recipe.at(self.bits[path]) if path in self.bits else recipe
+
+
 class BlockWork:
     """One decoder block on its way: Hessians, layers, and the tensors that will be stored for it."""
 
-    def __init__(self, plan: Plan, skeleton: Skeleton, index: int, stop: Callable[[], bool], finished: int) -> None:
+    def __init__(
+        self, plan: Plan, skeleton: Skeleton, index: int, stop: Callable[[], bool], counts: Counts, *, finished: int
+    ) -> None:
         self.plan, self.skeleton, self.index, self.stop, self.finished = plan, skeleton, index, stop, finished
+        self.counts = counts
         self.prefix = f"{skeleton.prefix}.{index}."
         self.tensors: dict[str, Tensor] = {}
         self.layers: list[dict[str, Any]] = []
@@ -98,7 +136,7 @@ class BlockWork:
         """Quantize the block in place and move the activations past it."""
         block = self.skeleton.load_block(self.index)
         clock = time.perf_counter()
-        groups = block_hessians(block, self.index, activations)
+        groups = block_hessians(block, self.index, activations, weights=self.counts.tokens())
         self.notes = fill_up(block, self.index, activations, groups)
         if self.notes:
             yield events.Warned("FEW_TOKENS", warning(self.index, self.notes))
@@ -129,11 +167,10 @@ class BlockWork:
                 raise Stopped(self.finished)
             path = self.prefix + name
             seed = derived_seed(self.plan.job.seed, path, "layer")
-            weight, recipe = weight_of(linears[name]), self.plan.recipe
+            weight, recipe = weight_of(linears[name]), self.counts.recipe(self.plan.recipe, path)
+            seeds, outputs = {"seed": seed, "input_seed": input_seed}, self.counts.outputs(name, weight.device)
             try:
-                quantized = quantize_weight(
-                    weight, H, recipe, seed=seed, input_seed=input_seed, name=path, eigenvectors=Q
-                )
+                quantized = quantize_weight(weight, H, recipe, **seeds, name=path, eigenvectors=Q, importance=outputs)
             except QuipError as error:
                 yield self._skip_failed(path, error)
                 continue

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import platform
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -87,4 +87,8 @@ def make_plan(job: JobConfig) -> Plan:
     tokenizer = load_tokenizer(Path(facts.path))
     windows = calibration_windows(tokenizer, job.calibration, job.seed, facts.context)
     tokens = framed(windows.tokens, tokenizer) if facts.model_type in ENCODERS else windows.tokens
-    return Plan(job, facts, recipe, tokens, device, [*facts.warnings, *windows.notes])
+    notes = [*facts.warnings, *windows.notes]
+    if recipe.hessian == "weighted" and facts.model_type in ENCODERS:
+        recipe = replace(recipe, hessian="plain", spread=0.0)
+        notes.append(("NO_PREDICTIONS", "An encoder predicts nothing to weigh errors by: all tokens count alike."))
+    return Plan(job, facts, recipe, tokens, device, notes)

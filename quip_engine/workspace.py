@@ -4,6 +4,9 @@ identity.json              what the run was started from; a resume must match it
 block-00003.safetensors    packed codes and small tensors of a finished block
 activations-00004.safetensors   calibration hidden states at the input of the next one
 block-00003.json           written last: its presence, with both checksums, is what makes block 3 finished
+states-00003.safetensors   hidden states at the input of block 3 while a gradient is on its way back
+sensitivity-00003.safetensors   what errors of its layers cost, by token and by output
+sensitivity.json           written last: what whole layers are worth, with the checksums of those files
 """
 
 from __future__ import annotations
@@ -19,6 +22,8 @@ from torch import Tensor
 from quip_engine.checkpoint import write_tensors
 from quip_engine.errors import fail
 from quip_engine.files import sha256, write_json
+
+SENSITIVITY = "sensitivity.json"
 
 
 @dataclass(frozen=True)
@@ -81,14 +86,50 @@ class Workspace:
         self._activations(index).unlink(missing_ok=True)
         return FinishedBlock(path=path, **values)
 
+    def keep_states(self, index: int, hidden: Tensor) -> None:
+        """Put the input of block ``index`` aside for the way back."""
+        write_tensors(self._path(index, "safetensors", "states"), {"hidden": hidden})
+
+    def take_states(self, index: int) -> Tensor:
+        """What ``keep_states`` put aside; it is gone from the disk."""
+        path = self._path(index, "safetensors", "states")
+        hidden = load_file(path)["hidden"]
+        path.unlink()
+        return hidden
+
+    def keep_sensitivities(self, index: int, tensors: dict[str, Tensor]) -> None:
+        """Keep what was measured for the layers of block ``index``."""
+        write_tensors(self._path(index, "safetensors", "sensitivity"), tensors)
+
+    def finish_sensitivities(self, values: dict[str, float]) -> None:
+        """All blocks are measured; ``values``: what each layer is worth, by module path."""
+        digests = {path.name: sha256(path) for path in sorted(self.directory.glob("sensitivity-*.safetensors"))}
+        write_json(self.directory / SENSITIVITY, {"values": values, "files": digests})
+
+    def values(self) -> dict[str, float] | None:
+        """What each layer is worth, by module path; None where that is not measured, or not to its end."""
+        path = self.directory / SENSITIVITY
+        found: dict[str, float] | None = json.loads(path.read_text())["values"] if path.exists() else None
+        return found
+
+    def sensitivities(self, index: int) -> dict[str, Tensor]:
+        """What was measured for the layers of block ``index``; empty where nothing was."""
+        if self.values() is None:
+            return {}
+        path = self._path(index, "safetensors", "sensitivity")
+        expected = json.loads((self.directory / SENSITIVITY).read_text())["files"][path.name]
+        if not path.exists() or sha256(path) != expected:
+            fail("CHECKPOINT_DAMAGED", file=path.name)
+        return load_file(path)
+
     def clear(self) -> None:
         """Remove the working files once the model is published."""
         for path in self.directory.iterdir():
             path.unlink()
         self.directory.rmdir()
 
-    def _path(self, index: int, kind: str) -> Path:
-        return self.directory / f"block-{index:05d}.{kind}"
+    def _path(self, index: int, kind: str, name: str = "block") -> Path:
+        return self.directory / f"{name}-{index:05d}.{kind}"
 
     def _activations(self, index: int) -> Path:
         return self.directory / f"activations-{index:05d}.safetensors"

@@ -2,8 +2,9 @@
 
 The published format at L = 12, the search of L = 16 being long on a CPU. Better than published are the code, whose
 values are spread over the branches (``trellis_codes``), the search, which weighs a column by the feedback it causes,
-and a sweep that accepts only what lowers the loss. The published form is ``L=16``, ``code=hyb`` (or ``3inst``,
-``1mad``), ``scale=0.9``, ``metric=false``, ``sweeps=0``.
+and a sweep that accepts only what lowers the loss; and in a whole model, where gradients tell what errors cost, weights
+of tokens, scales of rows, and layers of fewer and of more bits. The published form is ``L=16``, ``code=hyb`` (or
+``3inst``, ``1mad``), ``scale=0.9``, ``metric=false``, ``sweeps=0``, ``damping=0.01``, ``hessian=plain``.
 """
 
 from __future__ import annotations
@@ -12,9 +13,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from quip_engine.codebooks.trellis import Trellis
-from quip_engine.methods.registry import Preset, Recipe, presets
+from quip_engine.methods.registry import HESSIANS, Preset, Recipe, presets
+from quip_engine.parts import option
 from quip_engine.rounding.ldlq import LDLQ
 from quip_engine.transforms.hadamard import RandomizedHadamard
+
+DAMPING = 0.03  # of a weighted Hessian: the weights leave fewer tokens that count
 
 
 @presets.register("qtip")
@@ -27,5 +31,13 @@ class QTIP(Preset):
     summary: ClassVar[str] = "Fast Hadamard rotations and 256 weights at a time on a path of a trellis."
     bits: ClassVar[tuple[float, ...]] = (1, 2, 3, 4)
 
+    hessian: str = option(
+        "weighted", "tokens and outputs count alike, or weighted with what their errors cost", choices=HESSIANS
+    )
+    spread: float = option(1.0, "how far the bits of layers follow what they are worth", low=0, high=1)
+
     def recipe(self, bits: float) -> Recipe:
-        return Recipe(RandomizedHadamard(), Trellis(bits=int(bits)), LDLQ(sweeps=1))
+        weighted = self.hessian == "weighted"
+        transform = RandomizedHadamard(output_scales=weighted)
+        rounding = LDLQ(sweeps=1, damping=DAMPING if weighted else LDLQ().damping)
+        return Recipe(transform, Trellis(bits=int(bits)), rounding, spread=self.spread)

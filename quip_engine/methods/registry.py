@@ -13,10 +13,11 @@ from typing import Any, ClassVar
 from quip_engine.codebooks import Codebook, codebooks
 from quip_engine.config import Option, RecipeConfig, check_number
 from quip_engine.errors import QuipError, fail
-from quip_engine.parts import OptionInfo, Part, Registry
+from quip_engine.parts import OptionInfo, Part, Registry, option
 from quip_engine.rounding import Rounder, rounders
 from quip_engine.transforms import Transform, transforms
 
+HESSIANS = ("plain", "weighted")
 MANY = 8  # bitrates are listed up to so many
 
 
@@ -24,19 +25,30 @@ MANY = 8  # bitrates are listed up to so many
 class Recipe:
     """Three parts that work together.
 
-    ``rivals`` are recipes, this one among them, of which each layer gets the one that loses least on it.
+    ``rivals`` are recipes, this one among them, of which each layer gets the one that loses least on it. ``hessian``:
+    whether tokens and outputs count alike or with what their errors cost (``sensitivity``); in the latter case
+    ``spread`` tells how far the bits of layers follow what they are worth, from 0 (all alike) to 1.
     """
 
     transform: Transform
     codebook: Codebook
     rounding: Rounder
     rivals: tuple[Recipe, ...] = ()
+    hessian: str = "plain"
+    spread: float = 0.0
+
+    def at(self, bits: float) -> Recipe:
+        """The same with a codebook of so many bits, one of those it offers."""
+        codebook = replace(self.codebook, bits=int(bits) if bits == int(bits) else bits)  # type: ignore[call-arg]
+        return replace(self, codebook=codebook, rivals=tuple(rival.at(bits) for rival in self.rivals))
 
     def to_json(self) -> dict[str, Any]:
         record: dict[str, Any] = {
             "transform": self.transform.to_json(),
             "codebook": self.codebook.to_json(),
             "rounding": self.rounding.to_json(),
+            "hessian": self.hessian,
+            "spread": self.spread,
         }
         return record | ({"rivals": [rival.to_json() for rival in self.rivals]} if self.rivals else {})
 
@@ -50,6 +62,10 @@ class Preset(Part, ABC):
 
     Its options are choices between parts; what is a parameter of one part is an option there.
     """
+
+    hessian: str = option(
+        "plain", "tokens and outputs count alike, or weighted with what their errors cost", choices=HESSIANS
+    )
 
     paper: ClassVar[str]
     published: ClassVar[str]  # year and month
@@ -83,7 +99,17 @@ def resolve(config: RecipeConfig) -> Recipe:
     own = preset.recipe(config.bits if known else chosen.bits[0])  # type: ignore[attr-defined]
     made = dict.fromkeys(_replaced(recipe, config, known, set(choices)) for recipe in own.rivals or (own,))
     first = next(iter(made))
-    return replace(first, rivals=tuple(made)) if len(made) > 1 else first
+    first = replace(first, rivals=tuple(made)) if len(made) > 1 else first
+    return replace(first, hessian=preset.hessian, spread=_spread(own, first, preset.hessian, choices))  # type: ignore[attr-defined]
+
+
+def _spread(own: Recipe, made: Recipe, hessian: str, chosen: dict[str, Option]) -> float:
+    """How far the layers' bits spread: as the preset says, where it is known what they are worth."""
+    possible = hessian == "weighted" and type(made.codebook) is type(own.codebook)
+    if not possible and "spread" in chosen and own.spread:
+        reason = "Bits spread over the layers only with hessian=weighted and the codebook of the method"
+        fail("BAD_RECIPE", reason=reason, remedy="spread=0")
+    return own.spread if possible else 0.0
 
 
 def _replaced(own: Recipe, config: RecipeConfig, known: bool, used: set[str]) -> Recipe:

@@ -1,0 +1,201 @@
+"""What an error of a layer costs the model's predictions: one backward pass, one block in memory at a time.
+
+    d KL  ~  1/2 sum_t E_y |E x_t . g_t|^2       g_t = d(-log p(y)) / d(output of the layer at token t),   y ~ p
+
+The Hessian of the KL divergence is the Fisher matrix, the mean of g g^T over labels drawn from the model itself. With
+inputs and outputs taken as independent, what a layer needs of it (GuidedQuant, arXiv 2505.07004, section 3, in one
+group) is a weight for every token, a weight for every output, and how much the layer counts among the others:
+
+    w_t = |g_t|^2 / mean_s |g_s|^2      h_i = mean_t g_ti^2 / mean_j mean_t g_tj^2
+    v   = log2 of the geometric mean of the LDL diagonal of mean_t |g_t|^2 x_t x_t^T
+          + 2 log2 mean_i(h_i^(1/2) rms of row i) - log2 m
+
+4^-b 2^v is what the layer costs at b bits per weight, rounded with feedback (the product of the LDL diagonal is det H,
+whatever rotates H) and with rows scaled as ``transforms.hadamard`` does. Forward, the input of every block is kept on
+disk; then the gradient goes back through the blocks, each computed once more. A layer that sees some of the tokens
+only, as an expert does, has no w; the others' share in its inputs is what counts in v.
+
+| text | here           |
+|------|----------------|
+| w    | ``tokens``     |
+| h    | ``outputs``    |
+| v    | ``value``      |
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from quip_engine import events
+from quip_engine.activations import Activations, predictions
+from quip_engine.architecture import linear_modules, weight_of
+from quip_engine.errors import Stopped, fail
+from quip_engine.linalg.hessian import Hessian, cholesky
+from quip_engine.plan import Plan
+from quip_engine.skeleton import Skeleton
+from quip_engine.workspace import Workspace
+
+DAMPING = 0.02  # of H in the value of a layer
+SMALLEST = 0.02  # share of all outputs' mean that every output counts in any case: gradients of a text are a sample
+OF_LABELS = 1 << 20  # apart from the seeds of windows
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """Of one layer; ``tokens`` is None where it does not see all of them."""
+
+    tokens: Tensor | None  # (samples, length), mean 1
+    outputs: Tensor  # (m,), mean 1
+    value: float  # -inf where no gradient came
+
+
+def measure(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterator[events.Event]:
+    """Measure every layer and keep the result in ``space``. Raises ``NO_GRADIENT`` and ``Stopped``."""
+    blocks = plan.facts.blocks
+
+    def pass_through(indices: range, way: str) -> Iterator[tuple[int, events.Event]]:
+        for done, index in enumerate(indices):
+            if stop():
+                raise Stopped(0)
+            yield index, events.PhaseChanged("calibrate", f"{way}: block {done + 1} of {blocks}")
+
+    skeleton = Skeleton(Path(plan.facts.path), plan.device)
+    skeleton.load_outside()
+    activations = Activations(skeleton, plan.tokens)
+    for index, event in pass_through(range(blocks), "forward"):
+        yield event
+        space.keep_states(index, activations.hidden)
+        activations.advance(skeleton.load_block(index), index)
+        skeleton.release_block(index)
+    gradient = head_gradient(skeleton, plan.tokens, activations.hidden, plan.job.seed)
+
+    skeleton = Skeleton(Path(plan.facts.path), plan.device)  # the blocks of the other one are gone
+    values: dict[str, float] = {}
+    for index, event in pass_through(range(blocks)[::-1], "backward"):
+        yield event
+        activations.hidden = space.take_states(index).to(plan.device)
+        found = block_sensitivities(skeleton.load_block(index), index, activations, gradient)
+        space.keep_sensitivities(index, _stored(found))
+        values |= {
+            f"{skeleton.prefix}.{index}.{name}": layer.value for name, layer in found.items() if layer.value > -math.inf
+        }
+        skeleton.release_block(index)
+    space.finish_sensitivities(values)
+
+
+def head_gradient(skeleton: Skeleton, tokens: Tensor, hidden: Tensor, seed: int) -> Tensor:
+    """The gradient of the sampled labels' loss by ``hidden``: (samples, length, width), what the last block gave."""
+    generator = torch.Generator().manual_seed(OF_LABELS + seed)
+    gradient = torch.empty_like(hidden)
+    for place, window in enumerate(tokens.split(1)):  # one at a time: the vocabulary may be large
+        leaf = hidden[place : place + 1].detach().requires_grad_()
+        with torch.enable_grad():
+            log_p = predictions(skeleton, window, leaf).log_softmax(-1)[0]
+            loss = -log_p.gather(1, drawn_labels(log_p, generator)).sum()
+            gradient[place] = _gradient(loss, leaf, None, "The head")[0]
+    return gradient
+
+
+def drawn_labels(log_p: Tensor, generator: torch.Generator) -> Tensor:
+    """A token for each row of log_p: (T, vocabulary), drawn from its probabilities: (T, 1) int64."""
+    draw = torch.rand(len(log_p), 1, generator=generator).to(log_p.device)
+    below = log_p.detach().exp().cumsum(1)
+    return torch.searchsorted(below, draw * below[:, -1:]).clamp_max(log_p.shape[1] - 1)
+
+
+def block_sensitivities(
+    block: nn.Module, index: int, activations: Activations, gradient: Tensor
+) -> dict[str, Sensitivity]:
+    """Of every layer of a block that a gradient reaches, by path.
+
+    ``gradient``: (samples, length, width) by the outputs of the block; becomes, in place, that by its inputs.
+    """
+    samples, length, _ = activations.hidden.shape
+    gathered = {name: _Gathered(module, samples, length) for name, module in linear_modules(block).items()}
+    handles = [layer.watch() for layer in gathered.values()]
+    try:
+        for place, call in activations.calls(index):
+            for layer in gathered.values():
+                layer.place = place
+            leaf = activations.hidden[place].detach().requires_grad_()
+            with torch.enable_grad():
+                gradient[place] = _gradient(call(block, leaf), leaf, gradient[place], f"Block {index}")
+    finally:
+        for handle in handles:
+            handle.remove()
+    return {name: layer.result(samples * length) for name, layer in gathered.items() if layer.hessian.tokens}
+
+
+def _gradient(output: Tensor, leaf: Tensor, by_output: Tensor | None, name: str) -> Tensor:
+    try:
+        (found,) = torch.autograd.grad(output, leaf, by_output)
+    except (RuntimeError, NotImplementedError) as error:
+        fail("NO_GRADIENT", details=str(error), name=name, reason="it cannot be run backwards")
+    if not torch.isfinite(found).all():
+        fail("NO_GRADIENT", name=name, reason="NaN or infinite values came")
+    return found
+
+
+class _Gathered:
+    """What is summed up over the batches for one linear layer."""
+
+    def __init__(self, module: nn.Module, samples: int, length: int) -> None:
+        self.module, self.weight = module, weight_of(module)
+        m, n = self.weight.shape
+        device = self.weight.device
+        self.tokens = torch.zeros(samples, length, device=device)
+        self.outputs = torch.zeros(m, dtype=torch.float64, device=device)
+        self.hessian = Hessian(n, device)
+        self.sees_all = True
+        self.place = slice(0)
+
+    def watch(self) -> torch.utils.hooks.RemovableHandle:
+        def on_output(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
+            if output.requires_grad:
+                output.register_hook(lambda g: self.take(args[0].detach(), g))
+
+        return self.module.register_forward_hook(on_output)
+
+    def take(self, x: Tensor, g: Tensor) -> None:
+        """Inputs x: (..., n) of some tokens and the gradients g: (..., m) by the outputs."""
+        squares = g.reshape(-1, g.shape[-1]).float().square()
+        norms = squares.sum(1)
+        self.outputs += squares.sum(0, dtype=torch.float64)
+        self.hessian.add(x, norms)
+        into = self.tokens[self.place]
+        self.sees_all = self.sees_all and norms.numel() == into.numel()
+        if self.sees_all:
+            into += norms.view_as(into)
+
+    def result(self, tokens: int) -> Sensitivity:
+        """``tokens``: how many there are in all."""
+        mean = self.outputs.mean()
+        if mean == 0:  # nothing that this layer gives reaches the predictions
+            return Sensitivity(None, torch.ones(len(self.outputs)), -math.inf)
+        outputs = (SMALLEST + (1 - SMALLEST) * self.outputs / mean).float()
+        weights = (self.tokens / self.tokens.mean()).cpu() if self.sees_all else None
+        share = self.hessian.tokens / tokens
+        return Sensitivity(weights, outputs.cpu(), self._value(outputs) + math.log2(share))
+
+    def _value(self, outputs: Tensor) -> float:
+        if not self.hessian.matrix.diagonal().any():
+            return -math.inf
+        self.hessian.symmetrize_()
+        L, _ = cholesky(self.hessian.matrix, DAMPING, "the layer")
+        m, n = self.weight.shape
+        rows = torch.linalg.vector_norm(self.weight, dim=1) / math.sqrt(n)
+        spread = float((outputs.sqrt() * rows).mean())
+        if spread == 0:
+            return -math.inf
+        return 2 * float(L.diagonal().double().log2().mean()) + 2 * math.log2(spread) - math.log2(m)
+
+
+def _stored(found: dict[str, Sensitivity]) -> dict[str, Tensor]:
+    tokens = {f"{name}.tokens": layer.tokens for name, layer in found.items() if layer.tokens is not None}
+    return tokens | {f"{name}.outputs": layer.outputs for name, layer in found.items()}
