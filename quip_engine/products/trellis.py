@@ -27,7 +27,7 @@ from torch.nn.functional import pad
 from quip_engine.codebooks import Codebook
 from quip_engine.codebooks.trellis import TILE, Trellis, tiles
 from quip_engine.codebooks.trellis_codes import code_rms, code_table
-from quip_engine.native import in_threads, library, pointer
+from quip_engine.native import fresh, in_threads, library, pointer
 from quip_engine.products.base import Packed, Product, products
 
 ONE_EACH, TWO_EACH = 0, 1  # ways of native/trellis_states.h
@@ -39,16 +39,17 @@ SHARE = 2**17  # weights for a thread, at least
 
 @products(Trellis)
 class TrellisProduct(Product):
-    """C on a CPU. 8-bit activations are multiplied as float where they would gain nothing."""
+    """C on a CPU. 8-bit activations for sums of bytes and AVX-512; elsewhere they would gain nothing."""
 
-    few = 8
+    few = 12  # against unpacking to bfloat16: 11 where values are looked up, 17 where computed; at float32 24 and more
 
     def kernel(self, codebook: Codebook, device: torch.device, activations: str = "float") -> str:
         compiled = library()
-        if compiled is None or device.type != "cpu":
-            return ""
         assert isinstance(codebook, Trellis)
-        return (_features(compiled) if codebook.code in COMPUTED else "") or "C"
+        features = _features(compiled) if compiled is not None and codebook.code in COMPUTED else ""
+        if compiled is None or (activations == "int8" and not (features and codebook.code in BYTE_SUMS)):
+            return ""
+        return features or "C"
 
     def multiply(self, layer: Packed, x: Tensor, activations: str = "float") -> Tensor:
         compiled, (b, n), m = library(), x.shape, layer.m
@@ -56,7 +57,7 @@ class TrellisProduct(Product):
         x = pad(x, (0, -n % TILE)) if n % TILE else x
         y = torch.empty(b, m)
         stored, kernel = _stored(compiled, layer), compiled.trellis_product
-        if activations == "int8" and layer.codebook.code in BYTE_SUMS and _features(compiled):
+        if activations == "int8":
             laid_out = torch.empty(b * (compiled.trellis_int8_bytes(c_int64(n)) + 4), dtype=torch.uint8)
             compiled.trellis_int8_lay_out(pointer(x), c_int64(n), c_int64(b), pointer(laid_out))
             x, kernel = laid_out, compiled.trellis_int8
@@ -67,7 +68,7 @@ class TrellisProduct(Product):
     def unpack(self, layer: Packed, dtype: torch.dtype) -> Tensor:
         compiled = library()
         assert compiled is not None
-        W = torch.empty(layer.m, layer.n, dtype=dtype)
+        W = fresh(layer.m, layer.n, dtype=dtype)
         stored, out = _stored(compiled, layer), (pointer(W), int(dtype == torch.bfloat16))
         in_threads(
             lambda start, stop: compiled.trellis_unpack(*stored, *out, c_int64(start), c_int64(stop)),
