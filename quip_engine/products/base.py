@@ -94,6 +94,8 @@ def reference(layer: Packed, x: Tensor) -> Tensor:
 
 def packed_product(layer: Packed, x: Tensor, activations: str = "float", dtype: torch.dtype = torch.float32) -> Tensor:
     """y: (b, m) float32 of x: (b, n) float32; ``dtype`` is what products of many rows may be computed in."""
+    if not torch.compiler.is_compiling() and not (x.requires_grad and torch.is_grad_enabled()):
+        return _computed(layer, x, activations, dtype)  # without the operator, which takes longer than a small layer
     form, names = layer.form or form_of(layer.codebook), sorted(layer.tensors)
     tensors, shape = [layer.tensors[name] for name in names], {"m": layer.m, "n": layer.n}
     return torch.ops.quip.packed_product(x, tensors, form=form, **shape, activations=activations, dtype=dtype)
@@ -103,7 +105,10 @@ def packed_product(layer: Packed, x: Tensor, activations: str = "float", dtype: 
 def _packed_product(
     x: Tensor, tensors: list[Tensor], *, form: str, m: int, n: int, activations: str, dtype: torch.dtype
 ) -> Tensor:
-    layer = _layer(tensors, form, m, n)
+    return _computed(_layer(tensors, form, m, n), x, activations, dtype)
+
+
+def _computed(layer: Packed, x: Tensor, activations: str, dtype: torch.dtype) -> Tensor:
     product = product_of(layer.codebook, x.device, activations)
     if product is None:
         return reference(layer, x)

@@ -64,7 +64,9 @@ def add_parser(subparsers: Any) -> None:
         parser.add_argument("--codebooks", nargs="+", metavar="NAME", help="only these (default: all)")
         if name == "prefill":
             parser.add_argument("--tokens", type=int, default=TOKENS, help=f"(default: {TOKENS})")
-        parser.set_defaults(run=run, tokens=1)
+        else:
+            parser.set_defaults(tokens=1)
+        parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:

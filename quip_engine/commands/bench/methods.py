@@ -126,9 +126,9 @@ def compare_layers(problems: Sequence[Problem], methods: Sequence[Named], seeds:
 def _row(problem: Problem, word: str, config: RecipeConfig, seeds: int) -> dict[str, Any]:
     """Means over the seeds; the median of the seconds."""
     from quip_engine.layer import quantize_weight  # noqa: PLC0415
-    from quip_engine.methods.registry import resolve  # noqa: PLC0415
+    from quip_engine.methods.registry import alone, resolve  # noqa: PLC0415
 
-    recipe = resolve(config)
+    recipe = resolve(alone(config))
     quantize_weight(problem.W[:64], problem.H, recipe, eigenvectors=None)  # tables and kernels are made once, not timed
     reports = [
         quantize_weight(problem.W, problem.H, recipe, seed=seed, name=problem.name, eigenvectors=None).report
