@@ -26,7 +26,7 @@ def pointer(tensor: Tensor | None) -> ctypes.c_void_p:
 
 
 def fresh(*shape: int, dtype: torch.dtype) -> Tensor:
-    """An uninitialized CPU tensor, a large one on large pages: getting its memory takes longer than unpacking into it."""
+    """An uninitialized CPU tensor, a large one on large pages: getting memory takes longer than unpacking into it."""
     tensor, kernels = torch.empty(*shape, dtype=dtype), library()
     if kernels is not None and tensor.nbytes >= LARGE:
         kernels.large_pages(pointer(tensor), ctypes.c_int64(tensor.nbytes))

@@ -73,10 +73,10 @@ INLINE void decode_chunk(const lattice_stage *s, int64_t kind, const uint8_t *co
 
 /* x as the products read it, in slices of 256 columns: 4 neighbouring coordinates of a chunk of codes.
  *
- * x becomes whole numbers with a scale for each group of 16 columns. With AVX-512 they have digits to the base 256, three
- * for floats and two for ``int8``, and the digits of a slice stand by coordinate. There 16 is added to weights to have
- * them positive, so a group starts with -16 times its sum. Elsewhere ``int8`` has one number of 16 bits for each column,
- * in the order of columns, and floats stay what they are.
+ * x becomes whole numbers with a scale for each group of 16 columns. With AVX-512 they have digits to the base 256,
+ * three for floats and two for ``int8``, and the digits of a slice stand by coordinate. There 16 is added to
+ * weights to have them positive, so a group starts with -16 times its sum. Elsewhere ``int8`` has one number of 16
+ * bits for each column, in the order of columns, and floats stay what they are.
  */
 typedef struct {
     int8_t digits[4][CODES];

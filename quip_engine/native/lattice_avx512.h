@@ -1,17 +1,17 @@
 /* A chunk of 64 codes against x, all of it in AVX-512 registers.
  *
- * A weight becomes a nibble, which a table of 16 values decodes. A chunk is held as d / 2 planes: byte i of plane p holds
- * coordinates 2 p (low nibble) and 2 p + 1 of code i.
+ * A weight becomes a nibble, which a table of 16 values decodes. A chunk is held as d / 2 planes: byte i of plane p
+ * holds coordinates 2 p (low nibble) and 2 p + 1 of code i.
  *
- *   table codes   a plane is looked up by two vpermi2b, half of the 256 entries each, and a blend by the index's top bit
- *   E8P           nibble = magnitude (2 bits) | sign << 2 | shift << 3. Magnitudes: the same lookup in two planes of bit
- *                 pairs, 4 coordinates to a byte. Signs and shift are sums of bits of z (codebooks/e8p_points.py): a
- *                 product with a bit matrix (GFNI) makes those of a plane. The sign of coordinate 7 also counts the
+ *   table codes   two vpermi2b look a plane up, half of the 256 entries each; the index's top bit chooses between them
+ *   E8P           nibble = magnitude (2 bits) | sign << 2 | shift << 3. Magnitudes: the same lookup in two planes of
+ *                 bit pairs, 4 coordinates to a byte. Signs and shift are sums of bits of z (codebooks/e8p_points.py):
+ *                 a product with a bit matrix (GFNI) makes those of a plane. The sign of coordinate 7 also counts the
  *                 magnitude's odd coordinates, the low bits of its pairs: one more such product.
  *
- * vpermb turns a nibble of each byte into w + 16 (the bits above it do not matter: the table is repeated), vpdpbusd adds
- * the products of 4 neighbouring bytes, one coordinate of 4 codes. After 4 coordinates a lane has the sum of a group of
- * 16 columns, which takes its scale: one conversion and one fma for 256 weights and digit.
+ * vpermb turns a nibble of each byte into w + 16 (the bits above it do not matter: the table is repeated), vpdpbusd
+ * adds the products of 4 neighbouring bytes, one coordinate of 4 codes. After 4 coordinates a lane has the sum of a
+ * group of 16 columns, exactly: then digits are joined as floats, and the group takes its scale.
  */
 
 #pragma once
@@ -73,11 +73,11 @@ INLINE void planes_of(const lattice_stage *s, int64_t kind, const uint8_t *codes
 
 INLINE const lattice_slice *slice_of(const uint8_t *x) { return (const lattice_slice *)x; }
 
-/* Add the products of a chunk of codes with `rows` rows of x, `stride` bytes apart, to the sums: (rows). */
+/* Add the products of a chunk of codes with the first digits of `rows` rows of x, `stride` bytes apart, to the sums. */
 INLINE void add_products(const lattice_stage *s, int64_t kind, const uint8_t *codes, const uint8_t *x, int64_t stride,
-                         int int8, int rows, reals *sums)
+                         int int8, int digits, int rows, reals *sums)
 {
-    int parts = dimension_of(kind) / 4, digits = digits_of(int8);
+    int parts = dimension_of(kind) / 4;
     __m128i values = _mm_add_epi8(_mm_loadu_si128((const __m128i *)s->values), _mm_set1_epi8(16));
     __m512i table = _mm512_broadcast_i32x4(values), plane[4], sum[ROWS][3];
     planes_of(s, kind, codes, plane);
@@ -102,9 +102,11 @@ INLINE void add_products(const lattice_stage *s, int64_t kind, const uint8_t *co
 #pragma GCC unroll 4
         for (int r = 0; r < rows; r++) {
             __m512 whole = _mm512_cvtepi32_ps(sum[r][0]);
-#pragma GCC unroll 2
-            for (int k = 1; k < digits; k++)
-                whole = _mm512_fmadd_ps(whole, _mm512_set1_ps(256), _mm512_cvtepi32_ps(sum[r][k]));
+#pragma GCC unroll 3
+            for (int k = 1; k < digits_of(int8); k++) {
+                __m512 next = k < digits ? _mm512_cvtepi32_ps(sum[r][k]) : _mm512_setzero_ps();
+                whole = _mm512_fmadd_ps(whole, _mm512_set1_ps(256), next);
+            }
             sums[r] = _mm512_fmadd_ps(whole, _mm512_loadu_ps(slice_of(x + r * stride)->scales), sums[r]);
         }
     }

@@ -1,8 +1,9 @@
 /* x made ready for the products (lattice.h says how it is laid out).
  *
- * A group of 16 columns becomes x_j = scale q_j, |q_j| <= 127 * 256^(digits - 1). Three digits are so near to float32 that
- * a sum of products does not show the difference; two lose 2e-5 of it. Without digits |q_j| <= 186, for 16 products with
- * weights of 11 to fit 16 bits: .3 % for Gaussian x. Short groups keep one large x from costing others their precision.
+ * A group of 16 columns becomes x_j = scale q_j, |q_j| <= 127 * 256^(digits - 1). Three digits are so near to float32
+ * that a sum of products does not show the difference; two lose 2e-5 of it. Without digits |q_j| <= 186, for 16
+ * products with weights of 11 to fit 16 bits: .3 % for Gaussian x. Short groups keep one large x from costing
+ * others their precision.
  */
 
 #include <math.h>

@@ -1,7 +1,7 @@
 /* A chunk of 64 codes against x on any CPU: points come from tables as bytes, in the order of columns.
  *
- * Whole numbers are 16 bits wide, and 16 of them a vector. Column j belongs to group j mod 16 of its slice: products are
- * added up lane by lane, and each lane then takes its scale.
+ * Whole numbers are 16 bits wide, and 16 of them a vector. Column j belongs to group j mod 16 of its slice: products
+ * are added up lane by lane, and each lane then takes its scale.
  */
 
 #pragma once
@@ -54,8 +54,9 @@ INLINE reals products_of_numbers(const int16_t *w, const lattice_slice *x)
 
 /* Add the products of a chunk of codes with `rows` rows of x, `stride` bytes apart, to the sums: (rows). */
 INLINE void add_products(const lattice_stage *s, int64_t kind, const uint8_t *codes, const uint8_t *x, int64_t stride,
-                         int int8, int rows, reals *sums)
+                         int int8, int digits, int rows, reals *sums)
 {
+    (void)digits;
     int width = CODES * dimension_of(kind);
     int8_t w[CODES * WIDEST];
     int16_t numbers[CODES * WIDEST];

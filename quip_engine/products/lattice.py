@@ -60,11 +60,11 @@ class _Stage(ctypes.Structure):
     ]
 
 
-@products(E8P, ResidualE8P, D4)
+@products(E8P, D4)
 class LatticeProduct(Product):
-    """C on a CPU."""
+    """C on a CPU. With AVX-512 ``int8`` activations have 16 bits, as two products of 8; one does for a second stage."""
 
-    few = 4
+    few = 24  # against unpacking to bfloat16; at float32 more
 
     def kernel(self, codebook: Codebook, device: torch.device, activations: str = "float") -> str:
         compiled = library()
@@ -97,6 +97,13 @@ class LatticeProduct(Product):
 
         in_threads(unpack, layer.m, 1 + SHARE // layer.n)
         return W
+
+
+@products(ResidualE8P)
+class ResidualProduct(LatticeProduct):
+    """Two stages, so twice the work for each row."""
+
+    few = 12
 
 
 def _compiled() -> CDLL:
