@@ -35,7 +35,7 @@ def test_random_layers(bits: int, m: int, n: int) -> None:
     layer = random_layer(bits, m, n)
     for b in (1, 3):
         check_product(layer, b)
-    check_product(layer, activations="int8")  # multiplied as float
+    assert product_of(layer.codebook, CPU, "int8") is None  # it would gain nothing
 
 
 def test_rounded_layers() -> None:
