@@ -37,6 +37,7 @@ ROWS = 64  # of a program
 # Codes of each row at a time. For one row of x no more than make its planes shorter than the program has lanes: longer
 # ones would go through shared memory.
 CODES, CODES_MANY, CODES_UNPACKED = 64, 32, 16
+STAGES = 2  # with 3, some of this would need more shared memory than most GPUs have
 
 
 def multiply(
@@ -53,8 +54,8 @@ def multiply(
     count, share = shares(triton.cdiv(m, ROWS), blocks, at_a_time)
     y = torch.empty(count, b, m, device=x.device)
     tensors = (codes, codes if residual is None else residual, tables, _planes(x, blocks), scale, y)
-    kind = {"RESIDUAL": bits, "MANY": many, "ROWS": ROWS, "CODES": at_a_time, "enable_fp_fusion": True}
-    _multiply[triton.cdiv(m, ROWS), count](*tensors, m, blocks, share, b, inverse_r, **kind)
+    kind = {"RESIDUAL": bits, "MANY": many, "ROWS": ROWS, "CODES": at_a_time, "num_stages": STAGES}
+    _multiply[triton.cdiv(m, ROWS), count](*tensors, m, blocks, share, b, inverse_r, **kind, enable_fp_fusion=True)
     return y[0] if count == 1 else y.sum(0)
 
 

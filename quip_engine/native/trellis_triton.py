@@ -33,6 +33,7 @@ from quip_engine.native.gpu_dot import product
 TILE = 16
 DOWN = 8  # tiles below each other that a program takes
 ACROSS, ACROSS_MANY = 8, 16  # and side by side, at a time
+STAGES = 1  # with more, what 64 products a turn need would be fetched ahead, which few GPUs have the memory for
 MUL1_A, MUL1_B = tl.constexpr(0.00676727294921875), tl.constexpr(-10.3828125)
 
 
@@ -65,8 +66,7 @@ def multiply(codes: Tensor, code: Code, scale: Tensor, m: int, x: Tensor) -> Ten
         strides = (across * TILE, 1, across)
     sizes = (m, down, across, share, b, *strides, code.unit)
     grid = (triton.cdiv(down, DOWN), count)
-    # One stage: with more, 64 products a turn would be fetched ahead into more shared memory than most GPUs have.
-    kind = {"MANY": many, "DOWN": DOWN, "ACROSS": at_a_time, "num_stages": 1, "enable_fp_fusion": True}
+    kind = {"MANY": many, "DOWN": DOWN, "ACROSS": at_a_time, "num_stages": STAGES, "enable_fp_fusion": True}
     _multiply[grid](codes.view(torch.int32), code.table, x, scale, y, *sizes, **_kind(code), **kind)
     return y[0] if count == 1 else y.sum(0)
 

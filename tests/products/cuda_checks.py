@@ -78,14 +78,24 @@ def compiled(capability: int) -> None:
 
     e8p: dict[str, Any] = {"RESIDUAL": 16, "ROWS": e8p_triton.ROWS}
     for many, codes in ((False, e8p_triton.CODES), (True, e8p_triton.CODES_MANY)):
-        build(e8p_triton._multiply, capability, e8p | {"MANY": many, "CODES": codes})
+        build(e8p_triton._multiply, capability, e8p | {"MANY": many, "CODES": codes}, num_stages=e8p_triton.STAGES)
     build(e8p_triton._unpack, capability, e8p | {"CODES": e8p_triton.CODES_UNPACKED})
     trellis: dict[str, Any] = {"K": 2, "L": 16, "V": 1, "CODE": "3inst", "PUBLISHED": False}
     down = {"DOWN": trellis_triton.DOWN, "ACROSS": trellis_triton.ACROSS}
     for code in ("1mad", "mul1", "3inst", "table"):
-        build(trellis_triton._multiply, capability, trellis | down | {"MANY": False, "CODE": code}, num_stages=1)
+        build(
+            trellis_triton._multiply,
+            capability,
+            trellis | down | {"MANY": False, "CODE": code},
+            num_stages=trellis_triton.STAGES,
+        )
     down["ACROSS"] = trellis_triton.ACROSS_MANY
-    build(trellis_triton._multiply, capability, trellis | down | {"MANY": True, "CODE": "table"}, num_stages=1)
+    build(
+        trellis_triton._multiply,
+        capability,
+        trellis | down | {"MANY": True, "CODE": "table"},
+        num_stages=trellis_triton.STAGES,
+    )
     published = trellis | {"V": 2, "CODE": "hyb", "PUBLISHED": True, "ACROSS": trellis_triton.ACROSS}
     build(trellis_triton._unpack, capability, published, types={"table": "*fp16"})
     columns: dict[str, Any] = {"L": 12, "GROUP": 16, "STEP_BITS": 3, "ROW_OCTAVE": 8}
