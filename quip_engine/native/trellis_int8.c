@@ -6,7 +6,7 @@
 
        y = unit scale (sum_l scale_l sum_j bytes_j q_j - mean sum_l scale_l sum_j q_j)        x_j = scale_l q_j
 
-   A lane l of a group of four tiles adds up four columns in integers, and has a scale of its own: then 8 bits lose .3 %.
+   A lane l of a group of four tiles adds up four columns in integers, and has a scale of its own: so 8 bits lose .3 %.
    That mul1 rounds its values to float16 is left out, .02 %. */
 
 #include "trellis_states.h"
@@ -105,7 +105,8 @@ INLINE void product(const trellis_layer *layer, int way, const activations *x, i
                     int64_t stop)
 {
     const int64_t groups = groups_of(layer->n);
-    const float *total = (const float *)(x + b * groups), mean = way == ONE_MAD ? 510 : -MUL1_OFFSET / MUL1_SLOPE - 1024;
+    const float *total = (const float *)(x + b * groups);
+    const float mean = way == ONE_MAD ? 510 : -MUL1_OFFSET / MUL1_SLOPE - 1024;
     for (int64_t c = 0, count; c < b; c += count) {
         count = b - c >= MOST ? MOST : 1;
         float offset[MOST];

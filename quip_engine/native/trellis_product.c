@@ -1,7 +1,8 @@
 /* Products of a few rows of x with a trellis layer, decoded on the way: y = x W^T (codebooks/trellis.py).
 
-   Some rows of W are gone along together, so that their sums and those of a few rows of x stay in registers. Each sum is
-   one over 16 lanes of columns, in order of tiles, whoever works on what else. */
+   Some rows of W are gone along together, so that their sums and those of a few rows of x stay in registers. Each sum
+   is one over 16 lanes of columns, in order of tiles, whoever works on what else. Where pairs are looked up, one row of
+   x goes along a whole tile: then codes come into the first cache once, and leave it to the table. */
 
 #include "trellis_states.h"
 
