@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from quip_engine.codebooks import codebooks
 from quip_engine.methods import presets_by_age
 from quip_engine.methods.registry import listed_bits
+from quip_engine.probe.settings import SUPPORTED
 from quip_engine.rounding import rounders
 from quip_engine.transforms import transforms
 
@@ -84,6 +85,11 @@ def test_every_preset_is_in_the_table() -> None:
         assert recipe.startswith(str(preset().recipe(2)))
         assert bits == listed_bits(preset.bits)
         assert options == ", ".join(f"`{info.key}`" for info in preset.options())
+
+
+def test_every_architecture_is_named() -> None:
+    named = " ".join(section("From the command line").split())
+    assert [name for name in SUPPORTED.values() if name.removesuffix(" (encoder)") not in named] == []
 
 
 @pytest.mark.parametrize(
