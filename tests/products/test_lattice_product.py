@@ -131,7 +131,7 @@ def test_nothing_behind_the_codes_is_read(codebook: Codebook) -> None:
 
 
 def at_the_end(area: object, page: int, codes: Tensor) -> Tensor:
-    memory = torch.frombuffer(area, dtype=codes.dtype, count=page // codes.element_size())  # type: ignore[call-overload]
+    memory = torch.frombuffer(area, dtype=codes.dtype, count=page // codes.element_size())
     return memory[memory.numel() - codes.numel() :].view_as(codes).copy_(codes)
 
 
