@@ -36,9 +36,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from quip_engine.devices import use_threads  # noqa: PLC0415 - torch takes seconds to import
     from quip_engine.layer import quantize_weight  # noqa: PLC0415
     from quip_engine.linalg.bound import relative_proxy_bound  # noqa: PLC0415
-    from quip_engine.methods import resolve  # noqa: PLC0415
+    from quip_engine.methods.registry import alone, resolve  # noqa: PLC0415
 
-    recipe = resolve(config)
+    recipe = resolve(alone(config))
     use_threads(options.threads)
     W, H = read_problem(options.file)
     found = _eigenvalues(H, options.file.name)

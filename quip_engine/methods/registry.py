@@ -103,6 +103,13 @@ def resolve(config: RecipeConfig) -> Recipe:
     return replace(first, hessian=preset.hessian, spread=_spread(own, first, preset.hessian, choices))  # type: ignore[attr-defined]
 
 
+def alone(config: RecipeConfig) -> RecipeConfig:
+    """The recipe for a single layer with a Hessian from elsewhere, where no gradient tells what errors cost."""
+    if config.options.get("hessian", "plain") != "plain":
+        fail("BAD_RECIPE", reason="A single layer has no gradients to weigh its errors with", remedy="hessian=plain")
+    return replace(config, options={**config.options, "hessian": "plain"})
+
+
 def _spread(own: Recipe, made: Recipe, hessian: str, chosen: dict[str, Option]) -> float:
     """How far the layers' bits spread: as the preset says, where it is known what they are worth."""
     possible = hessian == "weighted" and type(made.codebook) is type(own.codebook)

@@ -5,7 +5,7 @@ from safetensors.torch import load_file
 
 from quip_engine.config import RecipeConfig
 from quip_engine.layer import quantize_weight
-from quip_engine.methods import resolve
+from quip_engine.methods.registry import alone, resolve
 
 # Measured at L = 12, mean of seeds 0-2: .00679 .00967 .01757 .01129; at L = 16: .00660 .00948 .01723 .01108.
 LIMITS = {"P1": 0.0072, "P3": 0.0102, "P4_q": 0.0179, "P4_up": 0.0115}
@@ -14,13 +14,13 @@ LIMITS = {"P1": 0.0072, "P3": 0.0102, "P4_q": 0.0179, "P4_up": 0.0115}
 @pytest.mark.parametrize("file", LIMITS)
 def test_two_bits(reference: Path, file: str) -> None:
     tensors = load_file(reference / "problems" / f"{file}.safetensors")
-    report = quantize_weight(tensors["W"], tensors["H"], resolve(RecipeConfig("qtip", 2)), seed=0).report
+    report = quantize_weight(tensors["W"], tensors["H"], resolve(alone(RecipeConfig("qtip", 2))), seed=0).report
     assert report.rel_proxy < LIMITS[file]
     assert report.bits_per_weight < 2.01
 
 
 def test_the_published_form_can_be_asked_for() -> None:
-    options = {"L": "16", "code": "hyb", "scale": "0.9", "metric": "false", "sweeps": "0"}
+    options = {"L": "16", "code": "hyb", "scale": "0.9", "metric": "false", "sweeps": "0", "hessian": "plain"}
     recipe = resolve(RecipeConfig("qtip", 4, options=options))
     assert recipe.codebook.to_json() == {"name": "trellis", "bits": 4, "L": 16, "code": "hyb", "scale": 0.9}
     assert recipe.rounding.to_json()["metric"] is False
