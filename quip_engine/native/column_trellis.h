@@ -16,7 +16,8 @@
 #include <string.h>
 
 enum { LONGEST = 384, WORDS = 64 }; /* steps of a string (T < 384) and words it takes, at less than 8 bits a step */
-enum { WIDEST = 16 };               /* bits of a window of two steps */
+enum { MOST = 4, WIDEST = 16 };     /* bits of the second of two steps in a table, and of the window of both */
+enum { ROWS = 4 };                  /* of x at once */
 
 typedef struct {
     const uint8_t *codes, *rates, *scales, *row_scales; /* row_scales: NULL where there are none */
@@ -24,8 +25,11 @@ typedef struct {
     const float *row_powers, *inverse_gains;            /* 1 / g(R) by the number of the rate: 64 */
     const float *values;                                /* by window: 2^L of steps with bits, 2^L of those without */
     const float *pairs;                                 /* of two steps, by the window of both; see pair_offset */
+    const int16_t *curve;                               /* see column_computed.h; in units of `unit` */
+    float unit;
     int64_t octets, m, n, T, S, L, group;
     int64_t rate_bits, rate_eighths, scale_bits; /* eighths of a bit that a rate counts */
+    int64_t multipliers[2], tail_bits;
 } column_layer;
 
 /* A group of columns, one after the other. */
@@ -61,29 +65,41 @@ static inline column_group next_group(const column_layer *a, int64_t g, column_g
     return group;
 }
 
+/* 64 bits from bit `at` on, zeros where the codes have an end. */
 static inline uint64_t word_at(const column_layer *a, int64_t at)
 {
-    uint8_t bytes[16] = {0}; /* zeros where the codes have an end */
-    int64_t octet = at >> 3, left = a->octets - octet, shift = at & 7;
-    if (octet < 0)
-        return 0;
-    if (left < 9) {
-        memcpy(bytes, a->codes + (left > 0 ? octet : 0), left > 0 ? left : 0);
-        return load_word(bytes) >> shift | (shift ? (uint64_t)bytes[8] << (64 - shift) : 0);
-    }
-    return load_word(a->codes + octet) >> shift | (shift ? (uint64_t)a->codes[octet + 8] << (64 - shift) : 0);
+    uint8_t bytes[16] = {0};
+    int64_t octet = at >> 3, shift = at & 7, left = a->octets - octet;
+    if (octet >= 0 && left > 0)
+        memcpy(bytes, a->codes + octet, left < 9 ? left : 9);
+    return load_word(bytes) >> shift | (uint64_t)bytes[8] << 1 << (63 - shift);
 }
 
 /* words[1] .. of the string of `bits` bits at bit `at`, and in the highest bits of words[0] its last L. */
 static inline void copy_string(const column_layer *a, int64_t at, int64_t bits, uint64_t *words)
 {
-    words[0] = word_at(a, at + bits - a->L) << (64 - a->L);
-    for (int64_t i = 0; i < bits; i += 64)
-        words[1 + i / 64] = word_at(a, at + i);
+    const int64_t shift = at & 7, last = at + bits - a->L, count = (bits + 511) / 512 * 8;
+    if (last < 0 || (at >> 3) + 8 * count + 8 > a->octets) {
+        words[0] = word_at(a, last) << (64 - a->L);
+        for (int64_t i = 0; i < bits; i += 64)
+            words[1 + i / 64] = word_at(a, at + i);
+        return;
+    }
+    const uint8_t *from = a->codes + (at >> 3);
+    words[0] = load_word(a->codes + (last >> 3)) >> (last & 7) << (64 - a->L);
+    for (int64_t i = 0; i < count; i += 8)
+        for (int64_t j = i; j < i + 8; j++)
+            words[1 + j] = load_word(from + 8 * j) >> shift | load_word(from + 8 * j + 8) << 1 << (63 - shift);
 }
 
 /* Where the table of pairs with k = 1, 2 .. bits between them begins: behind those of fewer bits. */
 static inline int64_t pair_offset(int64_t L, int64_t k) { return ((int64_t)2 << L) * (((int64_t)1 << (k - 1)) - 1); }
+
+static inline int paired(const column_layer *a, int64_t eighths)
+{
+    const int64_t most = (eighths + 7) / 8; /* of a step */
+    return a->pairs && eighths >= 8 && most <= MOST && a->L + most <= WIDEST;
+}
 
 static inline uint64_t bits_at(const uint64_t *words, int64_t at)
 {
@@ -132,7 +148,7 @@ static inline void decode_singles(const column_layer *a, const uint64_t *words, 
 /* Values of a string, in units of the group's factor: T, and up to 7 behind them that mean nothing. */
 static inline void decode_string(const column_layer *a, const uint64_t *words, int64_t eighths, float *out)
 {
-    if (a->pairs && eighths >= 8 && (eighths + 7) / 8 + a->L <= WIDEST && eighths + a->L <= 57)
+    if (paired(a, eighths))
         decode_pairs(a, words, eighths, out);
     else
         decode_singles(a, words, eighths, out);

@@ -1,13 +1,7 @@
 /* W~ of codebooks/column_trellis.py, transposed: the strings run along its rows. */
 
 #include "column_trellis.h"
-
-static inline uint16_t to_bfloat16(float value)
-{
-    uint32_t word;
-    memcpy(&word, &value, 4);
-    return (uint16_t)((word + 0x7FFF + (word >> 16 & 1)) >> 16); /* to nearest, to even between two */
-}
+#include "half.h"
 
 /* W: (n, m) float, or bfloat16 in 16 bits each; columns (rows of W~) of the strings start .. stop - 1. */
 void column_unpack(const column_layer *a, void *W, int bfloat16, int64_t start, int64_t stop)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from product_cases import INT8, check_product, inputs, rounded, threads
+from product_cases import EXACT, INT8, check_product, inputs, relative_error, rounded, threads
 from torch import Tensor
 
 from quip_engine.codebooks.column_trellis import ColumnTrellis, Sequences
@@ -53,7 +53,7 @@ def test_random_bits_at_every_rate(L: int, group: int, m: int, n: int) -> None:
         layer = random_layer(form, every_rate(form, n, first), m, n)
         check_product(layer)
         check_product(layer, b=3)
-        check_product(layer, activations="int8", limit=INT8)
+        check_product(layer, activations="int8", limit=INT8 if m * n > 2**14 else 2 * INT8)  # .0069, .0047 for many
 
 
 @pytest.mark.parametrize(("bits", "group", "row_scales"), [(1.0, 16, True), (2.0, 1, True), (3.35, 5, False)])
@@ -74,6 +74,28 @@ def test_threads_change_nothing(activations: str) -> None:
     with threads(3):
         assert torch.equal(product.multiply(layer, x, activations), alone)
         assert torch.equal(product.unpack(layer, torch.float32), W)
+
+
+@pytest.mark.parametrize("L", [12, 14, 16])
+def test_computed_values_are_near(L: int) -> None:
+    """The whole table, as C adds it up: .44, .43 and .41 % of the rms away."""
+    form = ColumnTrellis(L=L)
+    layer = random_layer(form, torch.full((64,), 16), 1024, 1024)
+    product, x = module.ColumnTrellisProduct(), torch.eye(1024)[::16].contiguous()
+    exact, near = product.multiply(layer, x), product.multiply(layer, x, "int8")
+    if "GFNI" in product.kernel(form, CPU, "int8"):
+        assert 3e-3 < relative_error(near, exact) < 4.6e-3
+    else:
+        assert torch.equal(near, exact)
+
+
+@pytest.mark.parametrize("activations", ["float", "int8"])
+def test_many_rows(activations: str) -> None:
+    form = ColumnTrellis(L=12)
+    layer, x = random_layer(form, every_rate(form, 96), 520, 96), inputs(96, 7)
+    product = module.ColumnTrellisProduct()
+    one_by_one = torch.cat([product.multiply(layer, row[None], activations) for row in x])
+    assert torch.equal(product.multiply(layer, x, activations), one_by_one)
 
 
 def test_bfloat16_is_the_nearest() -> None:
@@ -109,4 +131,4 @@ def test_other_instruction_sets(variants, target: str, monkeypatch: pytest.Monke
         form = ColumnTrellis(L=L)
         for activations in ("float", "int8"):
             layer = random_layer(form, every_rate(form, 130), 300, 130)
-            check_product(layer, b=2, activations=activations, limit=1e-5 if activations == "float" else INT8)
+            check_product(layer, b=2, activations=activations, limit=EXACT)  # nothing is computed there
