@@ -1,0 +1,136 @@
+"""Model folders made from seeds: Llama-shaped, dense in bfloat16 or packed with codes at random.
+
+How much memory a model takes, and how long a token, does not depend on what its weights say. A packed folder is put
+together as a run would (``checkpoint``), without the hours of one; neither kind is ever whole in memory.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, LlamaConfig, PreTrainedModel
+
+from quip_engine import files
+from quip_engine.architecture import build_on_meta, decoder_blocks, linear_modules, weight_of
+from quip_engine.checkpoint import INDEX, assemble, quantization_config, write_tensors
+from quip_engine.codebooks.e8p import E8P
+from quip_engine.commands.bench.layers import DEVIATION, random_layer
+from quip_engine.layer import LayerFormat, stored_bits
+from quip_engine.methods.registry import Recipe
+from quip_engine.rounding.ldlq import LDLQ
+from quip_engine.transforms.hadamard import RandomizedHadamard, draw_signs
+
+TOKENIZER = Path(__file__).parents[3] / "assets" / "demo-model"
+HEAD = 64  # width of an attention head
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Of a Llama model with grouped heads, whose embedding is its head, too."""
+
+    width: int = 2048
+    inner: int = 5632
+    blocks: int = 16
+    vocabulary: int = 32000
+
+    @property
+    def block_weights(self) -> int:
+        return 2 * self.width**2 + 2 * self.width * self._grouped * HEAD + 3 * self.width * self.inner + 2 * self.width
+
+    @property
+    def tiny(self) -> Shape:
+        """A model that costs what Python, torch and transformers cost: all that grows with the model is left out."""
+        return replace(self, width=HEAD, inner=2 * HEAD, blocks=1, vocabulary=1024)
+
+    @property
+    def _grouped(self) -> int:
+        return max(1, self.width // HEAD // 4)
+
+    def config(self) -> LlamaConfig:
+        tokenizer = AutoTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
+        return LlamaConfig(
+            hidden_size=self.width,
+            intermediate_size=self.inner,
+            num_hidden_layers=self.blocks,
+            num_attention_heads=self.width // HEAD,
+            num_key_value_heads=self._grouped,
+            vocab_size=max(self.vocabulary, len(tokenizer)),
+            bos_token_id=tokenizer.bos_token_id,
+            eos_token_id=tokenizer.eos_token_id,
+            tie_word_embeddings=True,
+            architectures=["LlamaForCausalLM"],
+            dtype="bfloat16",
+        )
+
+
+def write_dense(folder: Path, shape: Shape, seed: int = 0) -> Path:
+    """A model of normal weights in bfloat16, a file for each block and one for the rest; returns ``folder``."""
+    generator, model = torch.Generator().manual_seed(seed), _source(folder, shape)
+    places: dict[str, str] = {}
+    for part, keys in _parts(model).items():
+        tensors = {key: _drawn(model.state_dict()[key], generator) for key in keys}
+        write_tensors(folder / f"{part}.safetensors", tensors)
+        places |= dict.fromkeys(keys, f"{part}.safetensors")
+    files.write_json(folder / INDEX, {"metadata": {}, "weight_map": places})
+    return folder
+
+
+def write_packed(folder: Path, shape: Shape, seed: int = 0) -> Path:
+    """The same with E8P layers of random codes in its blocks, as ``quip#`` makes them of 2 bits; returns ``folder``."""
+    work = folder.with_name(f"{folder.name}-parts")
+    model, generator = _source(work, shape), torch.Generator().manual_seed(seed)
+    form = LayerFormat(RandomizedHadamard(), E8P())
+    prefix, blocks = decoder_blocks(model)
+    formats: dict[str, LayerFormat] = {}
+    bits, weights, shards = 0, 0, []
+    for part, keys in _parts(model).items():
+        tensors: dict[str, Tensor] = {}
+        for key in keys:
+            path = key.removesuffix(".weight")
+            if path.startswith(f"{prefix}.") and path.split(".", 3)[3] in linear_modules(blocks[0]):
+                m, n = weight_of(model.get_submodule(path)).shape
+                packed = _packed(form, m, n, generator)
+                tensors |= {f"{path}.{name}": tensor for name, tensor in packed.items()}
+                formats[path], bits, weights = form, bits + stored_bits(packed), weights + m * n
+            else:
+                tensors[key] = _drawn(model.state_dict()[key], generator)
+        shards.append(work / f"{part}.safetensors")
+        write_tensors(shards[-1], tensors)
+    recipe = Recipe(form.transform, form.codebook, LDLQ())
+    entry = quantization_config(method="quip#", bits=2, recipe=recipe, seed=seed, layers=formats, skipped={})
+    assemble(work, folder, shards, entry, {"model": "random", "bits_per_weight": bits / weights, "layers": []})
+    shutil.rmtree(work)
+    return folder
+
+
+def _source(folder: Path, shape: Shape) -> PreTrainedModel:
+    """The folder with configuration and tokenizer, and the model on meta."""
+    folder.mkdir(parents=True)
+    config = shape.config()
+    config.save_pretrained(folder)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(TOKENIZER / name, folder)
+    return build_on_meta(config, torch.bfloat16)
+
+
+def _parts(model: PreTrainedModel) -> dict[str, list[str]]:
+    """Names of tensors by what is written together; a tied head is stored once."""
+    prefix, blocks = decoder_blocks(model)
+    keys = [key for key in model.state_dict() if key != "lm_head.weight"]
+    parts = {f"block-{i:05}": [key for key in keys if key.startswith(f"{prefix}.{i}.")] for i in range(len(blocks))}
+    return parts | {"outside": [key for key in keys if not key.startswith(f"{prefix}.")]}
+
+
+def _drawn(like: Tensor, generator: torch.Generator) -> Tensor:
+    """Normal numbers for a matrix, ones for the scales of a norm; in the dtype of ``like``."""
+    values = torch.empty(like.shape, dtype=like.dtype)
+    return values.fill_(1) if like.dim() == 1 else values.normal_(0, DEVIATION, generator=generator)
+
+
+def _packed(form: LayerFormat, m: int, n: int, generator: torch.Generator) -> dict[str, Tensor]:
+    codes = random_layer(form.codebook, m, n, generator, spent=m + n).tensors
+    return codes | {"input_signs": draw_signs(n, 0), "output_signs": draw_signs(m, 1)}
