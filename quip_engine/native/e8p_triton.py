@@ -22,13 +22,10 @@ Not measured on a GPU yet; the tests run it in Triton's interpreter, and compile
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn.functional import pad
 
 from quip_engine.native.gpu import shares
 from quip_engine.native.gpu_dot import product
@@ -37,6 +34,7 @@ ROWS = 64  # of a program
 # Codes of each row at a time. For one row of x no more than make its planes shorter than the program has lanes: longer
 # ones would go through shared memory.
 CODES, CODES_MANY, CODES_UNPACKED = 64, 32, 16
+SPREAD = 128  # codes' worth of x that a program spreads over the planes
 STAGES = 2  # with 3, some of this would need more shared memory than most GPUs have
 
 
@@ -74,17 +72,19 @@ def unpack(
 
 def _planes(x: Tensor, blocks: int) -> Tensor:
     """(b, 8, blocks): x by coordinate, in units of the nibbles."""
-    if x.shape[1] < 8 * blocks:
-        x = pad(x, (0, 8 * blocks - x.shape[1]))
-    planes = torch.empty(len(x), 8, blocks, device=x.device)
-    return torch.mul(x.view(len(x), blocks, 8).transpose(1, 2), _units(x.device), out=planes)
+    (b, n), planes = x.shape, torch.empty(len(x), 8, blocks, device=x.device)
+    _spread[triton.cdiv(blocks, SPREAD), b](x, planes, n, blocks, CODES=SPREAD)
+    return planes
 
 
-@lru_cache
-def _units(device: torch.device) -> Tensor:
-    """What a nibble's float is in halves of its weight: 16^-1 to 16^-4, twice: (8, 1)."""
-    with torch.inference_mode(False):
-        return (0.5 * 16.0 ** -torch.arange(1, 5)).repeat(2)[:, None].to(device)
+@triton.jit
+def _spread(x, planes, n, blocks, CODES: tl.constexpr):  # type: ignore[no-untyped-def]
+    """A plane for each coordinate; the float of nibble j is 2 * 16^(1 + j mod 4) times its weight."""
+    k, j = tl.program_id(0) * CODES + tl.arange(0, CODES), tl.arange(0, 8)[None, :]
+    column = k[:, None] * 8 + j
+    value = tl.load(x + tl.program_id(1) * n + column, mask=column < n, other=0.0)
+    value *= ((122 - j % 4 * 4) << 23).to(tl.float32, bitcast=True)  # 2^-5, 2^-9, 2^-13, 2^-17
+    tl.store(planes + (tl.program_id(1) * 8 + j) * blocks + k[:, None], value, mask=(k < blocks)[:, None])
 
 
 @triton.jit

@@ -80,6 +80,7 @@ def compiled(capability: int) -> None:
     for many, codes in ((False, e8p_triton.CODES), (True, e8p_triton.CODES_MANY)):
         build(e8p_triton._multiply, capability, e8p | {"MANY": many, "CODES": codes}, num_stages=e8p_triton.STAGES)
     build(e8p_triton._unpack, capability, e8p | {"CODES": e8p_triton.CODES_UNPACKED})
+    build(e8p_triton._spread, capability, {"CODES": e8p_triton.SPREAD})
     trellis: dict[str, Any] = {"K": 2, "L": 16, "V": 1, "CODE": "3inst", "PUBLISHED": False}
     down = {"DOWN": trellis_triton.DOWN, "ACROSS": trellis_triton.ACROSS}
     for code in ("1mad", "mul1", "3inst", "table"):
