@@ -54,7 +54,7 @@ class _Layer(ctypes.Structure):
 class ColumnTrellisProduct(Product):
     """C on a CPU; where values cannot be computed, ``int8`` is multiplied as float."""
 
-    few = 4
+    few = 12  # against unpacking to bfloat16, L = 12; at float32 more
 
     def kernel(self, codebook: Codebook, device: torch.device, activations: str = "float") -> str:
         compiled = library()
