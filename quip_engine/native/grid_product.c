@@ -5,8 +5,8 @@
    Activations are laid out group by group, each from a column whose codes begin with a byte, in chunks of 64 with zeros
    around the group: whatever codes are read there count nothing, and no group or end of a row is a special case.
 
-   float: a chunk of codes comes as 16 lanes of four; shifting the lanes brings up the codes of columns 4 i, then 4 i + 1,
-   .., and activations are laid out in that order. Codes become numbers by a table of code - zero in one register where
+   float: a chunk of codes comes as 16 lanes of four; shifting the lanes brings up the codes of columns 4 i, then those
+   of 4 i + 1, .., and activations are laid out in that order. Codes become numbers by a table of code - zero in one register where
    the CPU has that and the bits are few, else by conversion.
 
    int8, with AVX-512: step (sum code q - zero sum q), x = scale q: the codes themselves are multiplied, by vpdpbusd.
@@ -18,7 +18,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Several short streams are more than the CPU follows by itself: what to fetch is the next rows, unless they are FAR. */
+/* Several short streams are more than the CPU follows by itself. Fetched ahead are the next rows, unless they are FAR. */
 enum { FAR = 16384, NEAR = 1024 }; /* bytes */
 enum { MOST = 4 };                 /* rows of W, and of x, that are multiplied together */
 
@@ -139,7 +139,8 @@ INLINE void add_chunk(int kind, int B, const layout *l, const expansion *e, cons
     const numbers counting = _mm512_setr_ps(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
     const numbers table = _mm512_sub_ps(counting, spread(zero));
     for (int part = 0; part < 4; part++) {
-        const __m512i lanes = _mm512_srli_epi32(codes, 8 * part), code = _mm512_and_si512(lanes, _mm512_set1_epi32(255));
+        const __m512i lanes = _mm512_srli_epi32(codes, 8 * part);
+        const __m512i code = _mm512_and_si512(lanes, _mm512_set1_epi32(255));
         const numbers value = kind == TABLE ? _mm512_permutexvar_ps(lanes, table)
                                             : _mm512_sub_ps(_mm512_cvtepi32_ps(code), spread(zero));
         for (int j = 0; j < B; j++)
@@ -222,8 +223,8 @@ INLINE void multiply_all(int kind, const grid *g, int b, int start, int stop, fl
 }
 
 /* y: (b, m), columns start .. stop - 1, for x as `grid_lay_out` made it. */
-void grid_multiply(const uint8_t *codes, const float *scale, const uint16_t *steps, const uint8_t *zeros, int bits, int n,
-                   int group, int int8, int b, int m, int start, int stop, float *x, float *y)
+void grid_multiply(const uint8_t *codes, const float *scale, const uint16_t *steps, const uint8_t *zeros, int bits,
+                   int n, int group, int int8, int b, int m, int start, int stop, float *x, float *y)
 {
     const grid g = grid_of(codes, scale, steps, zeros, bits, m, n, group);
     if (HAS_INT8 && int8)

@@ -16,7 +16,8 @@ void grid_unpack(const uint8_t *codes, const float *scale, const uint16_t *steps
                 uint8_t here[CHUNK];
                 float values[CHUNK];
                 int64_t from = s.start > column ? s.start - column : 0;
-                int64_t count = (s.stop - column < CHUNK ? s.stop - column : CHUNK) - from, at = row * n + column + from;
+                int64_t count = (s.stop - column < CHUNK ? s.stop - column : CHUNK) - from;
+                int64_t at = row * n + column + from;
                 unpack_codes(&e, codes_at(&g, row, column), bytes_left(&g, row, column), here);
                 for (int i = 0; i < CHUNK; i++)
                     values[i] = step * ((float)here[i] - zero);
