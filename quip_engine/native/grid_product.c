@@ -6,8 +6,8 @@
    around the group: whatever codes are read there count nothing, and no group or end of a row is a special case.
 
    float: a chunk of codes comes as 16 lanes of four; shifting the lanes brings up the codes of columns 4 i, then those
-   of 4 i + 1, .., and activations are laid out in that order. Codes become numbers by a table of code - zero in one register where
-   the CPU has that and the bits are few, else by conversion.
+   of 4 i + 1, .., and activations are laid out in that order. Codes become numbers by a table of code - zero in one
+   register where the CPU has that and the bits are few, else by conversion.
 
    int8, with AVX-512: step (sum code q - zero sum q), x = scale q: the codes themselves are multiplied, by vpdpbusd.
    Each of its lanes gets a scale of its own, which costs nothing: scales of four activations lose .3 %, of 32 .5 %. */
@@ -18,7 +18,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-/* Several short streams are more than the CPU follows by itself. Fetched ahead are the next rows, unless they are FAR. */
+/* Several short streams are more than the CPU follows by itself: the next rows are fetched ahead, unless too FAR. */
 enum { FAR = 16384, NEAR = 1024 }; /* bytes */
 enum { MOST = 4 };                 /* rows of W, and of x, that are multiplied together */
 
