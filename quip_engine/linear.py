@@ -85,7 +85,7 @@ class QuantizedLinear(nn.Module):
         packed = self.packed()
         if self._dense is not None:
             content, W = self._dense
-            if content == [_content(tensor) for tensor in packed.tensors.values()]:
+            if torch.compiler.is_compiling() or content == [_content(tensor) for tensor in packed.tensors.values()]:
                 return (z.to(W.dtype) @ W.T).float()
             self._dense = None  # codes were replaced
         if torch.is_grad_enabled() and any(tensor.requires_grad for tensor in packed.tensors.values()):
@@ -125,7 +125,12 @@ class QuantizedLinear(nn.Module):
         return {name: tensor for name, tensor in self.named_parameters(recurse=False) if name != "bias"}
 
     def maps(self) -> Maps:
-        """The maps of the stored tensors as they are now, built once per device and content."""
+        """The maps of the stored tensors as they are now, built once per device and content.
+
+        A trace takes those that are built, since contents cannot be seen in one.
+        """
+        if self._built is not None and torch.compiler.is_compiling():
+            return self._built[1]
         tensors = {name: getattr(self, name) for name in self._mapped}
         content = [_content(tensor) for tensor in tensors.values()]
         if self._built is None or self._built[0] != content:

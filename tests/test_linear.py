@@ -131,6 +131,15 @@ def test_maps_are_built_once(layer: QuantizedLinear) -> None:
     assert layer.maps() is layer.maps()
 
 
+@pytest.mark.parametrize("transform", [RandomizedHadamard, RandomOrthogonal], ids=lambda kind: kind.name)
+def test_a_layer_that_was_used_is_traced_whole(transform: type[Transform]) -> None:
+    made = QuantizedLinear.from_quantized(quantized(transform(), codebooks.get("e8p")()))
+    x = gaussian(2, N, seed=3)
+    with torch.no_grad():
+        y = made(x)
+        torch.testing.assert_close(torch.compile(made, backend="eager", fullgraph=True)(x), y)
+
+
 def test_copies_and_pickles_work_alone(layer: QuantizedLinear) -> None:
     x = gaussian(3, N)
     y = layer(x)
