@@ -44,6 +44,7 @@ RECORD_BYTES, ENTRY_BYTES, FOLDER_BYTES = 515, 182, 4500
 # Projections that read the same input, where they are parts of the same module, and so share a Hessian.
 SHARED = ({"q_proj", "k_proj", "v_proj"}, {"query", "key", "value"}, {"gate_proj", "up_proj"})
 PROBES = ((64, 64), (320, 64))  # (m, n) of the random layers that are timed: more rows, the same columns
+GRAPH = 3  # times the inputs and outputs of the layers: what a backward pass keeps and makes
 SLOW = 0.3  # seconds for the smaller of them: its search outweighs all else, and the larger one would take too long
 
 
@@ -73,12 +74,17 @@ def estimate(facts: ModelFacts, recipe: Recipe, calibration: CalibrationConfig, 
     seqlen = min(calibration.seqlen, facts.context)
     states = calibration.samples * seqlen * facts.hidden * FLOAT
     size = output_bytes(facts, recipe)
+    tokens, rates = calibration.samples * seqlen, _rates(recipe, where, torch.get_num_threads())
+    weighted = recipe.hessian == "weighted"
+    kept = max(facts.blocks, 2) if weighted else 2  # states at the input of every block, or before and after one
     return Estimate(
         bytes=size,
         bits_per_weight=8 * _packed_bytes(facts, recipe) / _weights(facts),
-        peak_memory=int(_peak_memory(facts, states, seqlen, where.type) + (PROCESS if where.type == "cpu" else 0)),
-        seconds=_seconds(facts, calibration.samples * seqlen, _rates(recipe, where, torch.get_num_threads())),
-        disk=size + 2 * states,  # states before and after a block; finished blocks become the output
+        peak_memory=int(
+            _peak_memory(facts, states, seqlen, where.type, weighted) + (PROCESS if where.type == "cpu" else 0)
+        ),
+        seconds=_seconds(facts, tokens, rates) + (_gradient_flops(facts, tokens) / rates.flops if weighted else 0),
+        disk=size + kept * states,  # finished blocks become the output
     )
 
 
@@ -106,8 +112,11 @@ def _weights(facts: ModelFacts) -> int:
     return sum(math.prod(layer.shape) for layer in facts.linear_layers)
 
 
-def _peak_memory(facts: ModelFacts, states: int, seqlen: int, device: str) -> float:
-    """The larger of: embedding the calibration text, a forward pass of a block, the largest layer at work."""
+def _peak_memory(facts: ModelFacts, states: int, seqlen: int, device: str, weighted: bool = False) -> float:
+    """The larger of: embedding the calibration text, a forward pass of a block, the largest layer at work.
+
+    With weights also: a block on the way back, with two times the states, a Hessian for every layer and its graph.
+    """
     first = [layer.shape for layer in facts.linear_layers if layer.block == 0]
     stored = getattr(torch, facts.dtype).itemsize
     outside = facts.unquantized_bytes / stored * (FLOAT + stored)
@@ -117,7 +126,9 @@ def _peak_memory(facts: ModelFacts, states: int, seqlen: int, device: str) -> fl
     widths = sum(sum(layer.shape) * _share(facts, layer) for layer in facts.linear_layers if layer.block == 0)
     forward = batch * widths * FLOAT  # inputs, outputs, and what lies between
     work = max(3 * m * n + 2 * n * n for m, n in first) * FLOAT  # W~, W^ and the error; H~ and its factor
-    return max(2 * states + outside, states + block + hessians + max(forward, work))
+    own = sum(n * n for _, n in first) * FLOAT
+    back = 2 * states + block + own + GRAPH * forward if weighted else 0
+    return max(2 * states + outside, states + block + hessians + max(forward, work), back)
 
 
 def _inputs(facts: ModelFacts) -> list[tuple[int, float]]:
@@ -145,6 +156,12 @@ def _seconds(facts: ModelFacts, tokens: int, rates: Rates) -> float:
         flops += 2 * 2 * m * n * tokens * _share(facts, layer) + _layer_flops(m, n)
         columns += n
     return flops / rates.flops + columns * rates.per_column + _weights(facts) * rates.per_weight
+
+
+def _gradient_flops(facts: ModelFacts, tokens: int) -> float:
+    """Two passes forward, one back, and the Hessian of every layer with its factor."""
+    layers = ((layer.shape, tokens * _share(facts, layer)) for layer in facts.linear_layers)
+    return sum(3 * 2 * m * n * seen + 2 * n * n * seen + n**3 / 3 for (m, n), seen in layers)
 
 
 def _layer_flops(m: int, n: int) -> float:

@@ -59,7 +59,7 @@ def test_a_recipe_at_other_bits():
 
 
 def test_who_weighs_and_spreads():
-    for method, hessian, spread in [("quip#", "plain", 0), ("qtip", "weighted", 1), ("waterfill", "weighted", 0.75)]:
+    for method, hessian, spread in [("quip#", "plain", 0), ("qtip", "weighted", 0.75), ("waterfill", "weighted", 0.75)]:
         recipe = resolve(RecipeConfig(method, 2))
         assert (recipe.hessian, recipe.spread) == (hessian, spread)
     assert resolve(RecipeConfig("quip#", 2, options={"hessian": "weighted"})).hessian == "weighted"

@@ -18,7 +18,7 @@ from quip_engine.parts import option
 from quip_engine.rounding.ldlq import LDLQ
 from quip_engine.transforms.hadamard import RandomizedHadamard
 
-DAMPING = 0.03  # of a weighted Hessian: the weights leave fewer tokens that count
+DAMPING = 0.05  # of a weighted Hessian: the weights leave fewer tokens that count
 
 
 @presets.register("qtip")
@@ -34,10 +34,10 @@ class QTIP(Preset):
     hessian: str = option(
         "weighted", "tokens and outputs count alike, or weighted with what their errors cost", choices=HESSIANS
     )
-    spread: float = option(1.0, "how far the bits of layers follow what they are worth", low=0, high=1)
+    spread: float = option(0.75, "how far the bits of layers follow what they are worth", low=0, high=1)
 
     def recipe(self, bits: float) -> Recipe:
         weighted = self.hessian == "weighted"
         transform = RandomizedHadamard(output_scales=weighted)
-        rounding = LDLQ(sweeps=1, damping=DAMPING if weighted else LDLQ().damping)
+        rounding = LDLQ(sweeps=3, damping=DAMPING) if weighted else LDLQ(sweeps=1)
         return Recipe(transform, Trellis(bits=int(bits)), rounding, spread=self.spread)

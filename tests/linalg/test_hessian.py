@@ -118,3 +118,15 @@ def test_cholesky_refuses_what_no_damping_mends() -> None:
     with pytest.raises(QuipError) as error:
         cholesky(torch.tensor([[1.0, 100.0], [100.0, 1.0]]), 0.01, "fc1")
     assert error.value.code == "QUANT_UNSTABLE" and "fc1" in str(error.value)
+
+
+def test_tokens_count_with_their_weights() -> None:
+    X, w = gaussian(300, 24), gaussian(300, seed=1).square()
+    H = Hessian(24)
+    for x, weights in zip(X.split(70), w.split(70), strict=True):
+        H.add(x, weights)
+    torch.testing.assert_close(H.matrix, (X * w[:, None]).T @ X / 300, rtol=1e-4, atol=1e-5)
+    alike, plain = Hessian(24), Hessian(24)
+    alike.add(X, torch.ones(300))
+    plain.add(X)
+    assert torch.equal(alike.matrix, plain.matrix)
