@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from quip_engine.config import ACTIVATIONS
 from quip_engine.layer import LayerFormat, QuantizedWeight
+from quip_engine.native import converted
 from quip_engine.products import Packed, form_of, packed_product, product_of, reference
 from quip_engine.transforms import Maps
 
@@ -76,9 +77,9 @@ class QuantizedLinear(nn.Module):
         Maps are float32; the product, too, or for many rows in the dtype of x (not float16 on a CPU, which is slow).
         """
         maps = self.maps()
-        z = self._shared.mapped(x, maps) if self._shared else maps.on_input(x.float())
+        z = self._shared.mapped(x, maps) if self._shared else maps.on_input(converted(x, torch.float32))
         y = maps.on_output(self._product(z.flatten(0, -2), x.dtype).unflatten(0, x.shape[:-1]))
-        return (y if self.bias is None else y + self.bias).to(x.dtype)
+        return converted(y if self.bias is None else y + self.bias, x.dtype)
 
     def _product(self, z: Tensor, dtype: torch.dtype) -> Tensor:
         """z W~^T: (b, m) for z: (b, n), all float32."""
@@ -195,7 +196,7 @@ class SharedInput:
             return maps.on_input(x.float())
         last = self._last
         if last is None or last[0] is not x or last[1] != _version(x):
-            last = self._last = x, _version(x), maps.on_input(x.float())
+            last = self._last = x, _version(x), maps.on_input(converted(x, torch.float32))
             self._asked = 0
         self._asked += 1
         if self._asked >= self._layers:

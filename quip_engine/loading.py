@@ -1,4 +1,4 @@
-"""Load a model for evaluation and chat: originals and our checkpoints alike.
+"""Load a model for evaluation and chat: originals, our checkpoints and published ones alike.
 
 Folders are checked first, only local safetensors files are read, and no code of a folder is run. What goes wrong comes
 out as an error with a name, whatever transformers, safetensors or the tokenizer raised.
@@ -20,6 +20,7 @@ from quip_engine.probe import probe
 from quip_engine.probe.folder import local_folder, weight_files
 from quip_engine.probe.settings import check_config, check_use, read_config
 from quip_engine.probe.tokenizer import TokenizerCheck
+from quip_engine.published import is_published, model_config, read_published
 
 
 def load_model(
@@ -42,14 +43,7 @@ def load_model(
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(folder)
     try:
-        model = (AutoModel if encoder else AutoModelForCausalLM).from_pretrained(
-            folder,
-            dtype=dtype,
-            device_map={"": device},
-            use_safetensors=True,
-            local_files_only=True,
-            trust_remote_code=False,
-        )
+        model = _read(folder, device, dtype, encoder=encoder)
     except torch.OutOfMemoryError:
         needed = sum(file.stat().st_size for file in weight_files(folder))
         free = torch.cuda.mem_get_info(device)[0]
@@ -59,6 +53,19 @@ def load_model(
     model.eval()
     prepare(model, activations)
     return model, tokenizer
+
+
+def _read(folder: Path, device: torch.device, dtype: torch.dtype, *, encoder: bool) -> PreTrainedModel:
+    if is_published(folder):
+        return read_published(folder, device, dtype)
+    return (AutoModel if encoder else AutoModelForCausalLM).from_pretrained(
+        folder,
+        dtype=dtype,
+        device_map={"": device},
+        use_safetensors=True,
+        local_files_only=True,
+        trust_remote_code=False,
+    )
 
 
 def usual_dtype(folder: Path, device: torch.device) -> torch.dtype:
@@ -72,11 +79,14 @@ def usual_dtype(folder: Path, device: torch.device) -> torch.dtype:
 def checked_folder(name: str) -> Path:
     """The folder of a model that may be loaded; raises the coded error of what is wrong with it."""
     folder = local_folder(name)
-    if folder is None or not is_checkpoint(folder):
+    if folder is None or not (is_checkpoint(folder) or is_published(folder)):
         return Path(probe(name).path)
-    config = read_config(folder)
-    # The first is ours, and read by our quantizer; the second names code that is never run here.
-    check_config({k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")}, folder)
+    if is_published(folder):
+        config = model_config(folder)
+    else:
+        config = read_config(folder)
+        # The first is ours, and read by our quantizer; the second names code that is never run here.
+        check_config({k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")}, folder)
     weight_files(folder)
     with TokenizerCheck(folder) as tokenizer:
         tokens = tokenizer.result().tokens

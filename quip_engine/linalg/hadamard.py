@@ -28,7 +28,7 @@ from torch import Tensor
 from quip_engine.linalg.hadamard_orders import LARGEST_ORDER, construction, hadamard_matrix
 from quip_engine.linalg.kronecker import kronecker_apply, kronecker_apply_transpose
 from quip_engine.linalg.orthogonal import haar
-from quip_engine.native import in_threads, library, pointer
+from quip_engine.native import fresh, in_threads, library, pointer
 
 PUBLISHED = frozenset({12, 20, 28, 36, 52, 60, 108, 116, 124, 140, 156, 172})  # the K of QuIP#
 ORTHOGONAL_SEED = 0x5155  # draws Q_p; a stored format like the orders
@@ -85,17 +85,22 @@ class Hadamard:
         self._factors = _matrices(n, torch.device(device))
         self._leading, self._sylvester = _leading(n, torch.device(device))
 
-    def forward(self, x: Tensor) -> Tensor:
-        """V x over the last axis of x: (..., n) float32."""
+    def forward(self, x: Tensor, after: Tensor | None = None) -> Tensor:
+        """V x over the last axis of x: (..., n) float32, or diag(after) V x with after: (n,)."""
         if self._in_c(x):
-            return kronecker_apply(self._leading, sylvester(x, self._sylvester), self._sylvester)
-        return kronecker_apply(self._factors, x)
+            if not self._leading:
+                return sylvester(x, self._sylvester, after=after)
+            y = kronecker_apply(self._leading, sylvester(x, self._sylvester), self._sylvester)
+        else:
+            y = kronecker_apply(self._factors, x)
+        return y if after is None else y * after
 
-    def transpose(self, x: Tensor) -> Tensor:
-        """V^T x over the last axis of x: (..., n) float32. Not V x: H_K need not be symmetric."""
+    def transpose(self, x: Tensor, before: Tensor | None = None) -> Tensor:
+        """V^T x over the last axis of x: (..., n) float32, or V^T diag(before) x. Not V x: H_K may be asymmetric."""
         if self._in_c(x):
-            return kronecker_apply_transpose(self._leading, sylvester(x, self._sylvester), self._sylvester)
-        return kronecker_apply_transpose(self._factors, x)
+            y = sylvester(x, self._sylvester, before=before)
+            return kronecker_apply_transpose(self._leading, y, self._sylvester)
+        return kronecker_apply_transpose(self._factors, x if before is None else x * before)
 
     def _in_c(self, x: Tensor) -> bool:
         if x.device.type != "cpu" or self._sylvester < SMALLEST_IN_C or torch.compiler.is_compiling():
@@ -103,16 +108,17 @@ class Hadamard:
         return not (x.requires_grad and torch.is_grad_enabled()) and library() is not None
 
 
-def sylvester(x: Tensor, size: int) -> Tensor:
-    """(I (x) S_size) x / sqrt(size) over the last axis of x: float32 on the CPU, by the C kernel."""
+def sylvester(x: Tensor, size: int, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
+    """diag(after) (I (x) S_size) diag(before) x / sqrt(size) over the last axis of x: float32, by the C kernel."""
     kernels = library()
     assert kernels is not None
     x = x.float().contiguous()
-    y = torch.empty_like(x)
-    shape = c_int64(size), c_float(size**-0.5)
+    y = fresh(*x.shape, dtype=torch.float32)
+    data = pointer(x), pointer(before), pointer(after), pointer(y)
+    shape = c_int64(x.shape[-1] // size), c_int64(size), c_float(size**-0.5)
 
     def transform(start: int, stop: int) -> None:
-        kernels.sylvester(pointer(x), pointer(y), *shape, c_int64(start), c_int64(stop))
+        kernels.sylvester(*data, *shape, c_int64(start), c_int64(stop))
 
     in_threads(transform, x.numel() // size, least=WORTH_A_THREAD // size)
     return y

@@ -10,6 +10,6 @@ asks for that.
 """
 
 from quip_engine.native.build import library, status
-from quip_engine.native.calls import fresh, in_threads, pointer
+from quip_engine.native.calls import converted, fresh, in_threads, pointer
 
-__all__ = ["fresh", "in_threads", "library", "pointer", "status"]
+__all__ = ["converted", "fresh", "in_threads", "library", "pointer", "status"]

@@ -33,6 +33,15 @@ def fresh(*shape: int, dtype: torch.dtype) -> Tensor:
     return tensor
 
 
+def converted(x: Tensor, dtype: torch.dtype) -> Tensor:
+    """x in another type, for one that needs no gradient: in ``fresh`` memory where that pays."""
+    if x.dtype == dtype:
+        return x
+    if x.device.type != "cpu" or x.numel() * dtype.itemsize < LARGE or torch.compiler.is_compiling():
+        return x.to(dtype)
+    return x.to(dtype) if x.requires_grad and torch.is_grad_enabled() else fresh(*x.shape, dtype=dtype).copy_(x)
+
+
 def in_threads(kernel: Callable[[int, int], object], count: int, least: int = 1) -> None:
     """Call ``kernel(start, stop)`` over ranges that cover 0 to ``count``, one per thread of torch's setting.
 

@@ -74,16 +74,31 @@ static void wide(float *y, int64_t size)
         }
 }
 
-/* y: (vectors, size) from x of that shape, for the vectors from start to stop; size is a power of two. */
-void sylvester(const float *x, float *y, int64_t size, float scale, int64_t start, int64_t stop)
+static void multiply(const float *x, const float *by, float scale, float *y, int64_t size)
+{
+    if (by)
+        for (int64_t i = 0; i < size; i++)
+            y[i] = x[i] * scale * by[i];
+    else
+        for (int64_t i = 0; i < size; i++)
+            y[i] = x[i] * scale;
+}
+
+/* y: (vectors, size) from x of that shape, for the vectors from start to stop; size is a power of two. What vectors are
+ * multiplied with before and after, (period, size) each or NULL, is that of vector v at v mod period.
+ */
+void sylvester(const float *x, const float *before, const float *after, float *y, int64_t period, int64_t size,
+               float scale, int64_t start, int64_t stop)
 {
     for (int64_t v = start; v < stop; v++) {
         float *to = y + v * size;
-        for (int64_t i = 0; i < size; i++)
-            to[i] = x[v * size + i] * scale;
+        int64_t own = v % period * size;
+        multiply(x + v * size, before ? before + own : 0, scale, to, size);
         if (size < 16)
             narrow(to, size);
         else
             wide(to, size);
+        if (after)
+            multiply(to, after + own, 1, to, size);
     }
 }

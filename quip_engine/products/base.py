@@ -30,6 +30,7 @@ import torch
 from torch import Tensor
 
 from quip_engine.codebooks import Codebook
+from quip_engine.native import converted
 
 FEW = 4  # rows of x from which on unpacking pays, unless a product knows better
 
@@ -114,7 +115,7 @@ def _computed(layer: Packed, x: Tensor, activations: str, dtype: torch.dtype) ->
         return reference(layer, x)
     if len(x) <= product.few:
         return product.multiply(layer, x.contiguous(), activations)
-    return (x.to(dtype) @ product.unpack(layer, dtype).T).float()
+    return converted(converted(x, dtype) @ product.unpack(layer, dtype).T, torch.float32)
 
 
 @_packed_product.register_fake

@@ -46,10 +46,10 @@ class SignedHadamard:
         self._hadamard = Hadamard(len(signs), signs.device)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self._hadamard.transpose(x * self._signs)
+        return self._hadamard.transpose(x, before=self._signs)
 
     def transpose(self, x: Tensor) -> Tensor:
-        return self._hadamard.forward(x) * self._signs
+        return self._hadamard.forward(x, after=self._signs)
 
 
 @transforms.register("hadamard")

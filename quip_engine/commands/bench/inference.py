@@ -177,9 +177,9 @@ def _packed(name: str, codebook: Codebook, x: Tensor, generator: Any) -> Iterato
         if product := product_of(codebook, x.device, activations):
             label = name if activations == "float" else f"{name} {activations}"
             kernel = product.kernel(codebook, x.device, activations)
-            if len(x) == 1:
-                calls = [partial(packed_product, p, x, activations) for p in layers]
-                yield Candidate(label, calls, size, n * n, kernel, truth)
+            dtype = torch.float32 if len(x) == 1 else torch.bfloat16
+            calls = [partial(packed_product, p, x, activations, dtype) for p in layers]
+            yield Candidate(label, calls, size, n * n, kernel, truth)
             calls = [partial(packed_linear(layer, activations), x.to(torch.bfloat16)) for layer in layers]
             yield Candidate(f"{label}, whole layer", calls, size, n * n, kernel)
 
