@@ -82,7 +82,7 @@ class FeedbackLoss:
 
     def __init__(self, W: Tensor, H: Tensor, order: str) -> None:
         columns = block_order(H.diagonal(), 1, order)
-        C, _ = cholesky(H[columns][:, columns], DAMPING, "the layer")
+        C, _ = cholesky(H, DAMPING, "the layer", columns=columns)
         self.L, D = block_ldl_(C, 1)
         self.D = torch.cat(D).flatten().tolist()
         self.columns = columns.tolist()

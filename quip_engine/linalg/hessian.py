@@ -77,31 +77,43 @@ def check_hessian(H: Tensor, n: int, name: str) -> tuple[Tensor, list[str]]:
 
 def damped(H: Tensor, damping: float) -> Tensor:
     """H + damping mean(diag H) I: a new (n, n) tensor in the dtype of H."""
-    result = H.clone()
-    result.diagonal().add_(damping * H.diagonal().mean())
+    return _ordered(H, damping, torch.arange(len(H), device=H.device), H.dtype)
+
+
+def _ordered(H: Tensor, damping: float, columns: Tensor, dtype: torch.dtype) -> Tensor:
+    """The damped H with its rows and columns in another order: the one copy of H that is made."""
+    result = torch.empty_like(H, dtype=dtype)
+    for rows, into in zip(columns.split(ROWS), result.split(ROWS), strict=True):
+        into.copy_(H[rows].index_select(1, columns))
+    diagonal = result.diagonal()
+    diagonal.add_(damping * diagonal.mean())
     return result
 
 
-def cholesky(H: Tensor, damping: float, name: str) -> tuple[Tensor, list[str]]:
+def cholesky(H: Tensor, damping: float, name: str, *, columns: Tensor | None = None) -> tuple[Tensor, list[str]]:
     """Lower L: (n, n) float32 with L L^T = H + damping mean(diag H) I, finite, and notes on what it took.
+
+    ``columns``: (n,), the order in which columns (and rows) of H are factorized, if not their own.
 
     Where float32 fails, float64 is tried, then ten, a hundred and a thousand times the damping. Raises
     ``QUANT_UNSTABLE`` when none of them works.
     """
-    if (L := _factor(H, damping)) is not None:
+    columns = torch.arange(len(H), device=H.device) if columns is None else columns
+    if (L := _factor(H, damping, columns, torch.float32)) is not None:
         return L, []
-    if (L := _factor(H.double(), damping)) is not None:
+    if (L := _factor(H, damping, columns, torch.float64)) is not None:
         return L, ["H is close to singular: factorized in float64"]
     for times in RAISED:
         raised = times * max(damping, 1e-3)
-        if (L := _factor(H.double(), raised)) is not None:
+        if (L := _factor(H, raised, columns, torch.float64)) is not None:
             return L, [f"H is close to singular: damping raised to {raised:g}"]
     fail("QUANT_UNSTABLE", name=name, reason=f"H is not positive definite, even with damping {raised:g}")
 
 
-def _factor(H: Tensor, damping: float) -> Tensor | None:
+def _factor(H: Tensor, damping: float, columns: Tensor, dtype: torch.dtype) -> Tensor | None:
     # Column-major and symmetric: what LAPACK works on in place, without a copy of its own.
-    L, info = damped(H, damping).mT, torch.empty((), dtype=torch.int32, device=H.device)
+    L = _ordered(H, damping, columns, dtype).mT
+    info = torch.empty((), dtype=torch.int32, device=H.device)
     torch.linalg.cholesky_ex(L, out=(L, info))
     finite = all(bool(torch.isfinite(columns).all()) for columns in L.mT.split(ROWS))
     return L.to(torch.float32) if int(info) == 0 and finite else None

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from quip_engine.codebooks.base import Quantizer
 from quip_engine.codebooks.branching import BranchingQuantizer
-from quip_engine.linalg.hessian import cholesky
+from quip_engine.linalg.hessian import ROWS, cholesky
 from quip_engine.linalg.ldl import block_ldl_
 from quip_engine.parts import option
 from quip_engine.rounding.base import Rounded, Rounder, rounders
@@ -112,8 +112,8 @@ def feedback(H: Tensor, block: int, order: str = "natural", damping: float = 0.0
     """Factorize H: (n, n) for blocks of so many columns."""
     place = block_order(H.diagonal(), block, order)
     columns = block_columns(place, block, len(H))
-    C, notes = cholesky(H if order == "natural" else H[columns][:, columns], damping, "the layer")
-    squares = torch.linalg.vector_norm(C, dtype=torch.float64).square()  # the trace of what was factorized
+    C, notes = cholesky(H, damping, "the layer", columns=columns)
+    squares = sum(rows.double().square().sum() for rows in C.split(ROWS))  # the trace of what was factorized
     ridge = ((squares - H.diagonal().sum(dtype=torch.float64)) / len(H)).float()  # more than asked, maybe
     L, D = block_ldl_(C, block)
     return Feedback(place.tolist(), columns, L, D, ridge, notes)
