@@ -42,6 +42,15 @@ static inline numbering numbering_of(const column_layer *a, int64_t eighths)
     return numbers;
 }
 
+/* 32 numbers of block k of a string, of its first or second half. */
+static inline __m512i numbers_of(const numbering *numbers, int half, const string_bits *string, int64_t k,
+                                 int64_t eighths)
+{
+    const cuts *cut = &numbers->cut[half];
+    const __m512i windows = windows_of(cut, load_block(string, k, eighths, cut->origin), string);
+    return _mm512_add_epi16(_mm512_and_si512(windows, numbers->mask[half]), numbers->offset[half]);
+}
+
 #define PAIRS_2(i) _mm_loadh_pd(_mm_load_sd(pairs + at[i]), pairs + at[i + 1])
 #define PAIRS_4(i) _mm256_insertf128_pd(_mm256_castpd128_pd256(PAIRS_2(i)), PAIRS_2(i + 2), 1)
 #define PAIRS_8(i) _mm512_castpd_ps(_mm512_insertf64x4(_mm512_castpd256_pd512(PAIRS_4(i)), PAIRS_4(i + 4), 1))
@@ -84,12 +93,8 @@ static inline void add_numbered(const column_layer *a, const numbering *numbers,
     for (int64_t i = 0; i < group->columns; i++) {
         const string_bits string = find_string(a, group, i, s, words);
         for (int64_t k = 0; k * BLOCK < rows; k++)
-            for (int half = 0; half < numbers->halves; half++) {
-                const cuts *cut = &numbers->cut[half];
-                __m512i windows = load_block(&string, k, group->eighths, cut->origin);
-                windows = _mm512_and_si512(windows_of(cut, windows, &string), numbers->mask[half]);
-                _mm512_storeu_si512(at[k][i] + 32 * half, _mm512_add_epi16(windows, numbers->offset[half]));
-            }
+            for (int half = 0; half < numbers->halves; half++)
+                _mm512_storeu_si512(at[k][i] + 32 * half, numbers_of(numbers, half, &string, k, group->eighths));
     }
     for (int64_t t = 0; t < rows; t += BLOCK) {
         __m512 sum[ROWS][4];

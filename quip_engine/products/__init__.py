@@ -7,6 +7,7 @@ from quip_engine.parts import import_modules
 from quip_engine.products.base import (
     Packed,
     Product,
+    RowProduct,
     form_of,
     packed_product,
     product_of,
@@ -16,4 +17,4 @@ from quip_engine.products.base import (
 
 import_modules(__name__, __path__)
 
-__all__ = ["Packed", "Product", "form_of", "packed_product", "product_of", "products", "reference"]
+__all__ = ["Packed", "Product", "RowProduct", "form_of", "packed_product", "product_of", "products", "reference"]

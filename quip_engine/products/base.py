@@ -4,9 +4,10 @@
 
 One token at a time, reading weights is all the work: codes are decoded in registers and multiplied on the fly
 (``multiply``). With many rows, decoding once for all of them is cheaper: the layer is unpacked, multiplied by GEMM and
-dropped again (``unpack``). A ``Product`` has both for the layers of one codebook; where a codebook has none, or none
-for the device, ``reference`` does the work: what ``Codebook.decode`` says, in plain torch. That is slow for single
-tokens, and whoever loads a model asks ``product_of`` first and says so (``loading``).
+dropped again (``unpack``), on a CPU some rows at a time, in the same memory (``RowProduct``). A ``Product`` has both
+for the layers of one codebook; where a codebook has none, or none for the device, ``reference`` does the work: what
+``Codebook.decode`` says, in plain torch. That is slow for single tokens, and whoever loads a model asks ``product_of``
+first and says so (``loading``).
 
 A product keeps nothing: all it knows it reads from the packed tensors at each call, so a layer takes no more memory
 than its file. ``packed_product`` is an operator of torch, opaque to ``torch.compile`` and with a gradient for x.
@@ -19,6 +20,7 @@ than its file. ``packed_product`` is an operator of torch, opaque to ``torch.com
 
 from __future__ import annotations
 
+import ctypes
 import json
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -30,9 +32,10 @@ import torch
 from torch import Tensor
 
 from quip_engine.codebooks import Codebook
-from quip_engine.native import converted
+from quip_engine.native import converted, fresh
 
 FEW = 4  # rows of x from which on unpacking pays, unless a product knows better
+HEIGHT = 1024  # rows of W~ unpacked at once for a GEMM: few enough for a cache, enough for GEMM; measured
 
 
 @dataclass(frozen=True)
@@ -66,6 +69,31 @@ class Product(ABC):
     @abstractmethod
     def unpack(self, layer: Packed, dtype: torch.dtype) -> Tensor:
         """W~: (m, n) in ``dtype`` (float32 or bfloat16, on a GPU float16, too), of any strides. As ``multiply``."""
+
+
+class RowProduct(Product):
+    """Products on a CPU that unpack any rows by themselves."""
+
+    @abstractmethod
+    def unpack_rows(self, layer: Packed, W: Tensor, start: int) -> None:
+        """The rows of W~ from ``start`` on into W: (rows, n) float32 or bfloat16, contiguous.
+
+        ``start`` is a multiple of ``together``; so is the number of rows, but for the last ones of the layer.
+        """
+
+    def together(self, layer: Packed) -> int:
+        """Rows that are unpacked together."""
+        return 1
+
+    def unpack(self, layer: Packed, dtype: torch.dtype) -> Tensor:
+        W = fresh(layer.m, layer.n, dtype=dtype)
+        self.unpack_rows(layer, W, 0)
+        return W
+
+
+def row_zero(W: Tensor, start: int) -> ctypes.c_void_p:
+    """For kernels that count all rows of a layer: where its row 0 would lie if ``start`` is the first one of W."""
+    return ctypes.c_void_p(W.data_ptr() - start * W.shape[1] * W.itemsize)
 
 
 P = TypeVar("P", bound=type[Product])
@@ -115,7 +143,26 @@ def _computed(layer: Packed, x: Tensor, activations: str, dtype: torch.dtype) ->
         return reference(layer, x)
     if len(x) <= product.few:
         return product.multiply(layer, x.contiguous(), activations)
+    if isinstance(product, RowProduct) and layer.m > HEIGHT:
+        return _in_tiles(product, layer, converted(x, dtype))
     return converted(converted(x, dtype) @ product.unpack(layer, dtype).T, torch.float32)
+
+
+def _in_tiles(product: RowProduct, layer: Packed, x: Tensor) -> Tensor:
+    """y: (b, m) float32 of x: (b, n); the memory that a tile of W~ and its part of y take stays in the caches."""
+    together = product.together(layer)
+    height = max(1, HEIGHT // together) * together
+    y, tile = fresh(len(x), layer.m, dtype=torch.float32), fresh(height, layer.n, dtype=x.dtype)
+    part = torch.empty(len(x) * height, dtype=x.dtype)
+    for start in range(0, layer.m, height):
+        W = tile[: layer.m - start]
+        product.unpack_rows(layer, W, start)
+        into = y[:, start : start + len(W)]
+        if x.dtype == y.dtype:
+            torch.mm(x, W.T, out=into)
+        else:
+            into.copy_(torch.mm(x, W.T, out=part[: len(x) * len(W)].view(len(x), len(W))))
+    return y
 
 
 @_packed_product.register_fake

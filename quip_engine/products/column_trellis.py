@@ -29,8 +29,8 @@ from quip_engine.codebooks import Codebook
 from quip_engine.codebooks.column_trellis import ROW_BITS, ROW_STEP, ColumnTrellis, Sequences, SideInformation, tables
 from quip_engine.codebooks.trellis_codes import MULTIPLIERS_LONG
 from quip_engine.codebooks.trellis_gaps import source_gain
-from quip_engine.native import fresh, in_threads, library, pointer
-from quip_engine.products.base import Packed, Product, products
+from quip_engine.native import in_threads, library, pointer
+from quip_engine.products.base import Packed, RowProduct, products, row_zero
 
 MOST, WIDEST = 4, 16  # bits of the second of two steps in a table, and of the window of both
 CURVE_UNITS = 900  # of a computed value in one: the rise of the steepest piece, over all keys, fits 16 bits
@@ -51,7 +51,7 @@ class _Layer(ctypes.Structure):
 
 
 @products(ColumnTrellis)
-class ColumnTrellisProduct(Product):
+class ColumnTrellisProduct(RowProduct):
     """C on a CPU; where values cannot be computed, ``int8`` is multiplied as float."""
 
     few = 12  # against unpacking to bfloat16, L = 12; at float32 more
@@ -74,16 +74,18 @@ class ColumnTrellisProduct(Product):
         in_threads(multiply, form.S, _least(form))
         return y
 
-    def unpack(self, layer: Packed, dtype: torch.dtype) -> Tensor:
-        compiled, form, W = library(), _described(layer), fresh(layer.n, layer.m, dtype=dtype)
+    def together(self, layer: Packed) -> int:
+        return Sequences.of(layer.codebook.L, layer.m).T
+
+    def unpack_rows(self, layer: Packed, W: Tensor, start: int) -> None:
+        compiled, form = library(), _described(layer)
         assert compiled is not None
-        out = (pointer(W), c_int(dtype == torch.bfloat16))
+        out, above = (row_zero(W, start), c_int(W.dtype == torch.bfloat16)), start // form.T
 
-        def unpack(start: int, stop: int) -> None:
-            compiled.column_unpack(ctypes.byref(form), *out, c_int64(start), c_int64(stop))
+        def unpack(first: int, stop: int) -> None:
+            compiled.column_unpack(ctypes.byref(form), *out, c_int64(above + first), c_int64(above + stop))
 
-        in_threads(unpack, form.S, _least(form))
-        return W.T
+        in_threads(unpack, -(-len(W) // form.T), _least(form))
 
 
 def _computed(form: Any, activations: str) -> c_int:

@@ -32,8 +32,8 @@ from quip_engine.codebooks.d4 import D4
 from quip_engine.codebooks.e8p import E8P
 from quip_engine.codebooks.e8p_points import SIGN_BIT, magnitudes, odd_sums, parity
 from quip_engine.codebooks.e8p_rvq import ResidualE8P, e81b
-from quip_engine.native import fresh, in_threads, library, pointer
-from quip_engine.products.base import Packed, Product, products
+from quip_engine.native import in_threads, library, pointer
+from quip_engine.products.base import Packed, RowProduct, products, row_zero
 
 E8P_CODES, TABLE_OF_8, TABLE_OF_4 = range(3)  # kinds of codes, as in native/lattice.h
 SHARE = 2**19  # weights for a thread, at least
@@ -61,7 +61,7 @@ class _Stage(ctypes.Structure):
 
 
 @products(E8P, D4)
-class LatticeProduct(Product):
+class LatticeProduct(RowProduct):
     """C on a CPU. With AVX-512 ``int8`` activations have 16 bits, as two products of 8; one does for a second stage."""
 
     few = 24  # against unpacking to bfloat16; at float32 more
@@ -87,16 +87,14 @@ class LatticeProduct(Product):
         in_threads(multiply, m, 1 + SHARE // n)
         return y
 
-    def unpack(self, layer: Packed, dtype: torch.dtype) -> Tensor:
+    def unpack_rows(self, layer: Packed, W: Tensor, start: int) -> None:
         compiled, stages = _compiled(), _stages(layer)
-        W = fresh(layer.m, layer.n, dtype=dtype)
-        form = (c_int64(len(stages)), c_int64(layer.n), c_int(dtype == torch.bfloat16), pointer(W))
+        form = (c_int64(len(stages)), c_int64(layer.n), c_int(W.dtype == torch.bfloat16), row_zero(W, start))
 
-        def unpack(start: int, stop: int) -> None:
-            compiled.lattice_unpack(stages, *form, c_int64(start), c_int64(stop))
+        def unpack(first: int, stop: int) -> None:
+            compiled.lattice_unpack(stages, *form, c_int64(start + first), c_int64(start + stop))
 
-        in_threads(unpack, layer.m, 1 + SHARE // layer.n)
-        return W
+        in_threads(unpack, len(W), 1 + SHARE // layer.n)
 
 
 @products(ResidualE8P)

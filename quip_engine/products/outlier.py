@@ -17,13 +17,13 @@ from quip_engine.codebooks import Codebook
 from quip_engine.codebooks.gaps import symbols_per_row
 from quip_engine.codebooks.outlier import Outlier
 from quip_engine.native import in_threads, library, pointer
-from quip_engine.products.base import Packed, Product, products
+from quip_engine.products.base import Packed, RowProduct, products, row_zero
 
 SHARE = 2**16  # weights for a thread, at least
 
 
 @products(Outlier)
-class OutlierProduct(Product):
+class OutlierProduct(RowProduct):
     """C on a CPU. Levels are no integers: 8-bit activations would gain nothing, and there are none."""
 
     few = 10  # against unpacking to bfloat16
@@ -49,14 +49,16 @@ class OutlierProduct(Product):
         )
         return y
 
-    def unpack(self, layer: Packed, dtype: torch.dtype) -> Tensor:
+    def unpack_rows(self, layer: Packed, W: Tensor, start: int) -> None:
         compiled, m, n = library(), layer.m, layer.n
         assert compiled is not None
         stored = _stored(layer)
-        W = torch.empty(m, n, dtype=dtype)
-        there = (pointer(W), None) if dtype == torch.float32 else (None, pointer(W))
-        in_threads(lambda start, stop: compiled.outlier_unpack(*stored, m, n, start, stop, *there), m, 1 + SHARE // n)
-        return W
+        there = (row_zero(W, start), None) if W.dtype == torch.float32 else (None, row_zero(W, start))
+
+        def unpack(first: int, stop: int) -> None:
+            compiled.outlier_unpack(*stored, m, n, start + first, start + stop, *there)
+
+        in_threads(unpack, len(W), 1 + SHARE // n)
 
 
 def _stored(layer: Packed) -> tuple[ctypes.c_void_p | int, ...]:

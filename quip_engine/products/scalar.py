@@ -16,13 +16,13 @@ from torch import Tensor
 from quip_engine.codebooks import Codebook
 from quip_engine.codebooks.grid import Grid, RowGrid
 from quip_engine.native import in_threads, library, pointer
-from quip_engine.products.base import Packed, Product, products
+from quip_engine.products.base import Packed, RowProduct, products, row_zero
 
 SHARE = 2**17  # weights for a thread, at least
 
 
 @products(Grid, RowGrid)
-class GridProduct(Product):
+class GridProduct(RowProduct):
     """C on a CPU; 8-bit activations with AVX-512 VNNI, elsewhere they would gain nothing."""
 
     few = 12  # against unpacking to bfloat16; at float32 30 and more
@@ -50,16 +50,16 @@ class GridProduct(Product):
         )
         return y
 
-    def unpack(self, layer: Packed, dtype: torch.dtype) -> Tensor:
+    def unpack_rows(self, layer: Packed, W: Tensor, start: int) -> None:
         compiled, m, n = library(), layer.m, layer.n
         assert compiled is not None
         stored, bits, group = _stored(layer)
-        W = torch.empty(m, n, dtype=dtype)
-        there = (pointer(W), None) if dtype == torch.float32 else (None, pointer(W))
-        in_threads(
-            lambda start, stop: compiled.grid_unpack(*stored, bits, m, n, group, start, stop, *there), m, 1 + SHARE // n
-        )
-        return W
+        there = (row_zero(W, start), None) if W.dtype == torch.float32 else (None, row_zero(W, start))
+
+        def unpack(first: int, stop: int) -> None:
+            compiled.grid_unpack(*stored, bits, m, n, group, start + first, start + stop, *there)
+
+        in_threads(unpack, len(W), 1 + SHARE // n)
 
 
 def _stored(layer: Packed) -> tuple[tuple[ctypes.c_void_p, ...], int, int]:

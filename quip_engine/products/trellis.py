@@ -27,8 +27,8 @@ from torch.nn.functional import pad
 from quip_engine.codebooks import Codebook
 from quip_engine.codebooks.trellis import TILE, Trellis, tiles
 from quip_engine.codebooks.trellis_codes import code_rms, code_table
-from quip_engine.native import fresh, in_threads, library, pointer
-from quip_engine.products.base import Packed, Product, products
+from quip_engine.native import in_threads, library, pointer
+from quip_engine.products.base import Packed, RowProduct, products, row_zero
 
 ONE_EACH, TWO_EACH = 0, 1  # ways of native/trellis_states.h
 COMPUTED = {"1mad": 2, "mul1": 3, "3inst": 4}
@@ -38,7 +38,7 @@ SHARE = 2**17  # weights for a thread, at least
 
 
 @products(Trellis)
-class TrellisProduct(Product):
+class TrellisProduct(RowProduct):
     """C on a CPU. 8-bit activations for sums of bytes and AVX-512; elsewhere they would gain nothing."""
 
     few = 12  # against unpacking to bfloat16: 11 where values are looked up, 17 where computed; at float32 24 and more
@@ -65,17 +65,18 @@ class TrellisProduct(Product):
         in_threads(lambda start, stop: kernel(*stored, *rows, c_int64(start), c_int64(stop)), tiles(m), _least(n))
         return y
 
-    def unpack(self, layer: Packed, dtype: torch.dtype) -> Tensor:
-        compiled = library()
+    def together(self, layer: Packed) -> int:
+        return TILE
+
+    def unpack_rows(self, layer: Packed, W: Tensor, start: int) -> None:
+        compiled, above = library(), start // TILE
         assert compiled is not None
-        W = fresh(layer.m, layer.n, dtype=dtype)
-        stored, out = _stored(compiled, layer), (pointer(W), int(dtype == torch.bfloat16))
-        in_threads(
-            lambda start, stop: compiled.trellis_unpack(*stored, *out, c_int64(start), c_int64(stop)),
-            tiles(layer.m),
-            _least(layer.n),
-        )
-        return W
+        stored, out = _stored(compiled, layer), (row_zero(W, start), int(W.dtype == torch.bfloat16))
+
+        def unpack(first: int, stop: int) -> None:
+            compiled.trellis_unpack(*stored, *out, c_int64(above + first), c_int64(above + stop))
+
+        in_threads(unpack, tiles(len(W)), _least(layer.n))
 
 
 def _least(n: int) -> int:
