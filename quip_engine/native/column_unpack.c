@@ -82,6 +82,8 @@ static void write_rows(const workspace *w, int64_t rows, int64_t count, int64_t 
 #ifdef WINDOWS_IN_VECTORS
     for (; bfloat16 && count == ACROSS && t + 32 <= rows; t += 32) {
         __m512i row[ACROSS];
+        for (int64_t j = 0; j < 32; j++)
+            __builtin_prefetch((uint16_t *)out + (t + j) * n + ACROSS, 1); /* what is written next there */
         turn(w, t, row);
         for (int64_t j = 0; j < 32; j++)
             memcpy((uint16_t *)out + (t + j) * n, &row[j], sizeof *row);
