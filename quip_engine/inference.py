@@ -47,7 +47,7 @@ def prepare(model: nn.Module, activations: str = ACTIVATIONS[0]) -> Running:
         layer.activations = activations
         if not layer.kernel():  # those that cannot take 8-bit activations take floats
             layer.activations = ACTIVATIONS[0]
-    helpless = [layer for layer in layers if not layer.kernel()]
+    helpless = [layer for layer in layers if not layer.kernel() and not layer.unpacked_bytes]
     dtype = _dtype(model)
     if sum(layer.in_features * layer.out_features for layer in helpless) * dtype.itemsize <= SHARE * _free(model):
         for layer in helpless:

@@ -144,3 +144,9 @@ def test_reference_is_decode_and_multiply() -> None:
     x = torch.randn(2, N)
     W = packed.codebook.decode(packed.tensors, N, N)
     assert torch.equal(base.reference(packed, x), x @ W.T)
+
+
+def test_preparing_again_unpacks_nothing_anew(kernels: Counted) -> None:
+    model = nn.Sequential(layer(D4()))
+    said, unpacked = prepare(model), model[0]._dense
+    assert prepare(model) == said and model[0]._dense is unpacked

@@ -13,8 +13,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from quip_engine.codebooks.trellis import Trellis
-from quip_engine.methods.registry import HESSIANS, Preset, Recipe, presets
-from quip_engine.parts import option
+from quip_engine.methods.registry import Preset, Recipe, hessian_option, presets, spread_option
 from quip_engine.rounding.ldlq import LDLQ
 from quip_engine.transforms.hadamard import RandomizedHadamard
 
@@ -31,10 +30,8 @@ class QTIP(Preset):
     summary: ClassVar[str] = "Fast Hadamard rotations and 256 weights at a time on a path of a trellis."
     bits: ClassVar[tuple[float, ...]] = (1, 2, 3, 4)
 
-    hessian: str = option(
-        "weighted", "tokens and outputs count alike, or weighted with what their errors cost", choices=HESSIANS
-    )
-    spread: float = option(0.75, "how far the bits of layers follow what they are worth", low=0, high=1)
+    hessian: str = hessian_option("weighted")
+    spread: float = spread_option()
 
     def recipe(self, bits: float) -> Recipe:
         weighted = self.hessian == "weighted"

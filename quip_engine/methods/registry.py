@@ -56,6 +56,17 @@ class Recipe:
         return f"{self.transform.name} × {self.codebook.name} × {self.rounding.name}"
 
 
+def hessian_option(usual: str) -> Any:
+    """The field of a preset that says which Hessians it takes if nothing is asked."""
+    help = "tokens and outputs count alike, or weighted with what their errors cost"
+    return option(usual, help, choices=HESSIANS)
+
+
+def spread_option() -> Any:
+    """The field of a preset that gives layers bits by what they are worth."""
+    return option(0.75, "how far the bits of layers follow what they are worth", low=0, high=1)
+
+
 @dataclass(frozen=True)
 class Preset(Part, ABC):
     """A published method: where it comes from, and its recipe at each bitrate it knows.
@@ -63,9 +74,7 @@ class Preset(Part, ABC):
     Its options are choices between parts; what is a parameter of one part is an option there.
     """
 
-    hessian: str = option(
-        "plain", "tokens and outputs count alike, or weighted with what their errors cost", choices=HESSIANS
-    )
+    hessian: str = hessian_option("plain")
 
     paper: ClassVar[str]
     published: ClassVar[str]  # year and month

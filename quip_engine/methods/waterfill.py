@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from quip_engine.codebooks.column_trellis import RATES, ColumnTrellis
-from quip_engine.methods.registry import HESSIANS, Preset, Recipe, presets
+from quip_engine.methods.registry import Preset, Recipe, hessian_option, presets, spread_option
 from quip_engine.parts import option
 from quip_engine.rounding.ldlq import LDLQ
 from quip_engine.transforms.hadamard import RandomizedHadamard
@@ -39,10 +39,8 @@ class Waterfill(Preset):
     sides: str = option(
         "trial", "which sides are rotated; trial: each layer by what loses least", choices=("trial", *SIDES)
     )
-    hessian: str = option(
-        "weighted", "tokens and outputs count alike, or weighted with what their errors cost", choices=HESSIANS
-    )
-    spread: float = option(0.75, "how far the bits of layers follow what they are worth", low=0, high=1)
+    hessian: str = hessian_option("weighted")
+    spread: float = spread_option()
     L: ClassVar[int] = 12
 
     def recipe(self, bits: float) -> Recipe:
