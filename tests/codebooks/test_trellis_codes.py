@@ -17,7 +17,7 @@ from quip_engine.codebooks.trellis_codes import (
 )
 from quip_engine.codebooks.viterbi import best_path
 
-CASES = [(name, L) for name in ("1mad", "3inst", "mul1", "hyb", "quantile") for L in (8, 12, 16)]
+CASES = [(name, L) for name in ("1mad", "3inst", "mul1", "hyb", "quantile", "levels") for L in (8, 12, 16)]
 CASES += [("trained", L) for L in TRAINED_SIZES]
 
 
