@@ -144,6 +144,9 @@ def read_view(run: Run) -> RunView:
     return view
 
 
+VIEWS = 4  # of runs that have ended, kept
+
+
 class Follower:
     """Follows the newest run. ``refresh`` is one look at the disk; ``watch`` looks three times a second, for ever."""
 
@@ -156,6 +159,7 @@ class Follower:
         self.previous: RunView | None = None
         self.revision = 0
         self._tail: Tail | None = None
+        self._views: dict[tuple[str, str, float | None], RunView] = {}
         self.refresh()
 
     def watch(self, interval: float = 0.33) -> None:
@@ -178,14 +182,36 @@ class Follower:
                 self.view = self.previous = self._tail = None
             elif self.view is None or self.view.run.id != newest.id:
                 self.view, self._tail = RunView(newest), Tail(newest.directory)
-                earlier = [r for r in runs[1:] if r.status == "done" and r.job.model == newest.job.model]
-                self.previous = read_view(earlier[0]) if earlier else None
+                self.previous = self._before(newest)
             if self.view is not None and self._tail is not None and newest is not None:
                 self.view.run = newest
                 for record in self._tail.read():
                     self.view.fold(record)
                     changed = True
             self.revision += changed
+
+    def chosen(self, run_id: str) -> tuple[RunView | None, RunView | None]:
+        """A run, or the newest where none is named, and the one before it with the same model."""
+        with self.lock:
+            view = self.view
+            if view is None or run_id in ("", view.run.id):
+                return view, self.previous
+            run = next((r for r in self.runs if r.id == run_id), None)
+            return (None, None) if run is None else (self._ended(run), self._before(run))
+
+    def _ended(self, run: Run) -> RunView:
+        """The view of a run that is not the newest, read once for each of its states."""
+        key = run.id, run.status, run.finished
+        if key not in self._views:
+            for old in list(self._views)[: 1 - VIEWS]:
+                del self._views[old]
+            self._views[key] = read_view(run)
+        return self._views[key]
+
+    def _before(self, run: Run) -> RunView | None:
+        at = self.runs.index(run)
+        earlier = (r for r in self.runs[at + 1 :] if r.status == "done" and r.job.model == run.job.model)
+        return self._ended(found) if (found := next(earlier, None)) else None
 
     def finished(self) -> list[Run]:
         """Runs whose checkpoint can be used, newest first."""

@@ -67,8 +67,7 @@ class Studio:
             runs.stop(run.id, self.home)
         self.follower.refresh()
 
-    def resume(self) -> None:
-        """Let the run that is shown go on."""
-        if view := self.follower.view:
-            runs.resume(view.run.id, self.home)
+    def resume(self, run_id: str) -> None:
+        """Let a run go on."""
+        runs.resume(run_id, self.home)
         self.follower.refresh()

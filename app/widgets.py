@@ -143,6 +143,12 @@ element.addEventListener('click', event => {
 });
 """
 
+
+def follow(event: gr.EventData) -> Any:
+    """The tab that is the action of a button: for an output that is the page's ``gr.Tabs``."""
+    return gr.Tabs(selected=event._data["action"])
+
+
 # Gradio's own components with the defaults of this app: its prose styles (margins, black table borders) stay out of
 # our markup, and an input that no event reads yet would be drawn disabled.
 html = partial(gr.HTML, apply_default_css=False)

@@ -13,6 +13,7 @@ from app import widgets as w
 from app.answers import CONTINUES, answer_card, answer_cards
 from app.chat import Question, answers
 from app.forms import whole
+from app.page import Moment, Page
 from app.state import explain
 from app.studio import Studio
 from app.views import checkpoint, model_name
@@ -34,8 +35,7 @@ IDLE = [gr.update(interactive=True), gr.update(interactive=False)]  # Send, Stop
 BUSY = [gr.update(interactive=False), gr.update(interactive=True)]
 
 
-def build(studio: Studio) -> dict[str, Any]:
-    """Build the tab. ``show`` fills ``nothing``, ``body``, ``left`` and ``right`` from the runs there are."""
+def build(page: Page) -> dict[str, Any]:
     text = "Once a run is finished, the original and its small version answer the same prompt here, side by side."
     action = w.button("Set up a run", "Quantize", "primary")
     parts: dict[str, Any] = {"nothing": w.html(w.empty("Nothing to compare yet", text, action), js_on_load=w.ACTIONS)}
@@ -48,7 +48,7 @@ def build(studio: Studio) -> dict[str, Any]:
             prompt, send, stop, hint = _ask_bar()
         with gr.Accordion("Sampling: the same for both", open=False, elem_classes="card"), gr.Row():
             sampling = _sampling()
-    desk = Desk(studio)
+    desk = Desk(page.studio)
     inputs, outputs = [prompt, parts["left"], parts["right"], *sampling], [left, right, problem, hint, send, stop]
     gr.on([send.click, prompt.submit], desk.ask, inputs, outputs, concurrency_limit=None, **w.PRIVATE)
     stop.click(desk.stop, None, None, queue=False, **w.PRIVATE)
@@ -102,8 +102,13 @@ def settings(temperature: Any, top_p: Any, top_k: Any, seed: Any, max_tokens: An
     return GenerationSettings(whole(max_tokens), temperature, top_p, whole(top_k), whole(seed))
 
 
-def show(finished: list[Run]) -> dict[str, Any]:
+def connect(page: Page) -> None:
+    page.built["Compare"]["nothing"].click(w.follow, None, page.tabs, **w.PRIVATE)
+
+
+def show(moment: Moment) -> dict[str, Any]:
     """The choices: the newest run and its original come first."""
+    finished = moment.studio.follower.finished()
     if not finished:
         return {"nothing": gr.update(visible=True), "body": gr.update(visible=False)}
     originals = {run.job.model: model_name(run) for run in finished}

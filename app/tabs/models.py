@@ -12,6 +12,7 @@ from app import widgets as w
 from app.fmt import UNKNOWN, count, plural, size
 from app.hero import hero
 from app.library import Entry, model_folders
+from app.page import Choices, Moment, Page, go
 from app.state import explain
 from app.studio import Studio
 from quip_engine.probe import ModelFacts
@@ -26,8 +27,8 @@ COLUMNS = [("Model", "text"), ("Architecture", "text"), ("Blocks", "num"), ("Siz
 COLUMNS += [("Can be quantized", "text"), ("", "act")]
 
 
-def build(studio: Studio) -> dict[str, Any]:
-    """Build the tab; ``demo``, ``use`` and the clicks of ``shelf`` are for the app to answer."""
+def build(page: Page) -> dict[str, Any]:
+    studio = page.studio
     parts: dict[str, Any] = {"problem": w.html(visible=False)}
     with gr.Row(elem_id="hero", elem_classes="card wide"):
         with gr.Column(scale=6):
@@ -63,6 +64,35 @@ def build(studio: Studio) -> dict[str, Any]:
     gr.on([check.click, typed.submit], partial(_check, studio), typed, outputs, **w.LATEST)
     rescan.click(lambda: shelf(studio.library.entries()), None, parts["shelf"], **w.PRIVATE)
     return parts
+
+
+def show(moment: Moment) -> dict[str, Any]:
+    return {"demo": gr.update(interactive=not moment.busy)}
+
+
+def connect(page: Page) -> None:
+    """The ways to Quantize, and the demo's straight to the Monitor."""
+    parts, chosen = page.built["Models"], [page.model, page.tabs]
+
+    def use(event: gr.EventData) -> tuple[str, Any]:
+        return event._data["action"].removeprefix("use:"), go("Quantize")
+
+    parts["shelf"].click(use, None, chosen, **w.PRIVATE)
+    parts["use"].click(lambda path: (path, go("Quantize")), parts["checked"], chosen, **w.PRIVATE)
+    page.blocks.load(lambda: shelf(page.studio.library.entries()), None, parts["shelf"], **w.PRIVATE)
+    outputs = [page.choices, page.tabs, parts["problem"], parts["demo"]]
+    parts["demo"].click(partial(_demo, page.studio, parts["demo"].value), None, outputs, **w.PRIVATE)
+
+
+def _demo(studio: Studio, label: str) -> Iterator[tuple[Any, Any, Any, Any]]:
+    yield gr.skip(), gr.skip(), gr.update(visible=False), gr.update(value="Starting…", interactive=False)
+    try:
+        studio.start(studio.demo_job())
+    except Exception as error:
+        banner = gr.update(value=w.problem(explain(error)), visible=True)
+        yield gr.skip(), gr.skip(), banner, gr.update(value=label, interactive=True)
+        return
+    yield Choices(), go("Monitor"), gr.skip(), gr.update(value=label, interactive=False)
 
 
 def shelf(entries: list[Entry]) -> w.Html:

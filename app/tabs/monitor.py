@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import gradio as gr
@@ -9,8 +10,8 @@ import gradio as gr
 from app import views
 from app import widgets as w
 from app.live_plot import live_plot
-from app.state import RunView
-from app.studio import Studio
+from app.page import Choices, Moment, Page, go
+from app.state import RunView, explain
 
 DOWNLOAD = """([name, text]) => {
   const link = document.createElement('a');
@@ -26,7 +27,7 @@ requestAnimationFrame(end);
 """
 
 
-def build(studio: Studio) -> dict[str, Any]:
+def build(page: Page) -> dict[str, Any]:
     """Build the tab; the components by the names under which ``show`` fills them."""
     parts: dict[str, Any] = {
         "trouble": w.html(visible=False),
@@ -56,7 +57,7 @@ def build(studio: Studio) -> dict[str, Any]:
             with gr.Column(scale=1, min_width=280, elem_classes="card", elem_id="log-card"):
                 w.html(w.heading("Log", level=3))
                 parts["log"] = w.html(js_on_load=FOLLOW_END)
-    _export(studio, parts["export"])
+    _export(page, parts["export"])
     return parts
 
 
@@ -84,17 +85,40 @@ def _plots(parts: dict[str, Any]) -> None:
             parts["mu_h"] = live_plot("Incoherence of the inputs", text, legend=ends, height=260, elem_id="plot-mu-h")
 
 
-def _export(studio: Studio, button: gr.Button) -> None:
-    def csv_file() -> list[str]:
-        view = studio.follower.view
+def _export(page: Page, button: gr.Button) -> None:
+    def csv_file(choices: Choices) -> list[str]:
+        view, _ = page.studio.follower.chosen(choices.run)
         return [f"{view.run.id}-layers.csv", views.layers_csv(view)] if view else ["layers.csv", ""]
 
     carrier = gr.JSON(visible=False)
-    button.click(csv_file, None, carrier, **w.PRIVATE).then(None, carrier, None, js=DOWNLOAD, **w.PRIVATE)
+    written = button.click(csv_file, page.choices, carrier, **w.PRIVATE)
+    written.then(None, carrier, None, js=DOWNLOAD, **w.PRIVATE)
 
 
-def show(view: RunView | None, previous: RunView | None, now: float) -> dict[str, Any]:
-    """Values of all parts that need no session: a pure function of the run."""
+def connect(page: Page) -> None:
+    studio, parts = page.studio, page.built["Monitor"]
+
+    def act(choices: Choices) -> tuple[Any, Any]:
+        view, _ = studio.follower.chosen(choices.run)
+        if view is None or view.run.status == "done":
+            return go("Compare"), gr.skip()
+        try:
+            studio.resume(view.run.id)
+        except Exception as error:
+            return gr.skip(), gr.update(value=w.problem(explain(error)), visible=True)
+        return gr.skip(), gr.update(visible=False)
+
+    def toggle(choices: Choices) -> Choices:
+        return replace(choices, all_layers=not choices.all_layers)
+
+    parts["act"].click(act, page.choices, [page.tabs, parts["trouble"]], **w.PRIVATE)
+    parts["all"].click(toggle, page.choices, page.choices, **w.PRIVATE)
+    parts["nothing"].click(w.follow, None, page.tabs, **w.PRIVATE)
+
+
+def show(moment: Moment) -> dict[str, Any]:
+    """The run that is chosen."""
+    view = moment.view
     if view is None:
         return {
             "trouble": gr.update(visible=False),
@@ -108,14 +132,13 @@ def show(view: RunView | None, previous: RunView | None, now: float) -> dict[str
         "nothing": gr.update(visible=False),
         "body": gr.update(visible=True),
         "act": gr.update(value=act, visible=view.run.status == "done" or view.run.resumable),
-        **views.screen(view, previous, now),
+        **views.screen(view, moment.previous, moment.now),
+        **_table(view, moment.previous, moment.choices.all_layers),
     }
 
 
-def table(view: RunView | None, previous: RunView | None, everything: bool) -> dict[str, Any]:
-    """The layer table in the length this page asked for."""
-    if view is None:
-        return {}
+def _table(view: RunView, previous: RunView | None, everything: bool) -> dict[str, Any]:
+    """The layer table in the length that was asked for."""
     more = len(view.layers) > views.LATEST
     text = "All of them, latest first." if everything or not more else "The eight latest."
     text = text if view.layers else "None is finished yet."

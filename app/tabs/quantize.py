@@ -13,6 +13,7 @@ from app import forms
 from app import widgets as w
 from app.fields import OWN, Form, calibration_fields, rate_range, recipe_fields, run_fields
 from app.forms import CUSTOM, METHOD
+from app.page import Choices, Moment, Page, go
 from app.price import price
 from app.state import explain
 from app.studio import Studio
@@ -33,9 +34,9 @@ COPY = """() => {
 }"""
 
 
-def build(studio: Studio, page: gr.Blocks, model: gr.State) -> dict[str, Any]:
-    """Build the tab. ``change`` is for the app to answer; after the event ``started``, ``ok`` says how it went."""
-    form = Form(model)
+def build(page: Page) -> dict[str, Any]:
+    """Build the tab; after the event ``started``, ``ok`` says how it went."""
+    form = Form(page.model)
     parts: dict[str, Any] = {"ok": gr.State(False)}
     with gr.Row(elem_classes="wide"):
         with gr.Column(scale=7):
@@ -60,11 +61,23 @@ def build(studio: Studio, page: gr.Blocks, model: gr.State) -> dict[str, Any]:
                 copy = gr.Button("Copy command", size="lg", elem_classes="quiet")
             parts["command"] = w.html(elem_id="command")
     copy.click(None, None, None, js=COPY, **w.PRIVATE)
-    _wire(Desk(studio, form), page, parts)
+    _wire(Desk(page.studio, form), page.blocks, parts)
     return parts
 
 
-def _wire(desk: Desk, page: gr.Blocks, parts: dict[str, Any]) -> None:
+def show(moment: Moment) -> dict[str, Any]:
+    return {"start": gr.update(interactive=not moment.busy)}
+
+
+def connect(page: Page) -> None:
+    parts, outputs = page.built["Quantize"], [page.choices, page.tabs]
+    parts["change"].click(lambda: go("Models"), None, page.tabs, **w.PRIVATE)
+    parts["started"].then(
+        lambda ok: (Choices(), go("Monitor")) if ok else (gr.skip(), gr.skip()), parts["ok"], outputs, **w.PRIVATE
+    )
+
+
+def _wire(desk: Desk, blocks: gr.Blocks, parts: dict[str, Any]) -> None:
     form, fields = desk.form, desk.form.fields
     priced = {"fn": desk.reprice, "inputs": form.inputs, "outputs": [parts["price"], parts["command"]], **w.LATEST}
     shown = [parts["note"], *form.recipe]
@@ -88,7 +101,7 @@ def _wire(desk: Desk, page: gr.Blocks, parts: dict[str, Any]) -> None:
     parts["fold"].expand(desk.preview, form.inputs, parts["preview"], **w.PRIVATE)
 
     form.model.change(desk.card, form.model, parts["card"], **w.PRIVATE).then(**priced)
-    page.load(desk.card, form.model, parts["card"], **w.PRIVATE).then(**priced)
+    blocks.load(desk.card, form.model, parts["card"], **w.PRIVATE).then(**priced)
     outputs = [parts["start"], parts["price"], parts["ok"]]
     parts["started"] = parts["start"].click(desk.start, form.inputs, outputs, **w.PRIVATE)
 

@@ -1,0 +1,69 @@
+"""What a tab is to the page: how it is built, what it shows each second, how it reaches the others.
+
+A tab is a module of ``app/tabs`` with
+
+    build(page) -> parts      its components by name; called once, inside its tab
+    show(moment) -> values    new values of some of these parts, once a second; left out by tabs that only answer
+    connect(page)             events that need other tabs; left out by tabs that need none; called when all are built
+
+``show`` is a function of the moment alone. Only what has changed since the last second goes to the browser.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import gradio as gr
+
+from app.state import RunView
+from app.studio import Studio
+
+
+@dataclass
+class Choices:
+    """What one visitor has chosen to see. Lost on reload, as scrolling is."""
+
+    all_layers: bool = False  # in the table of the Monitor
+    run: str = ""  # shown by the Monitor; empty: the newest
+
+
+@dataclass(frozen=True)
+class Moment:
+    """Everything that a page may show now. ``view`` and ``previous`` are those of the run that is chosen."""
+
+    studio: Studio
+    choices: Choices
+    view: RunView | None
+    previous: RunView | None
+    newest: RunView | None
+    now: float
+
+    @property
+    def busy(self) -> bool:
+        """A worker is at work."""
+        return self.newest is not None and self.newest.run.alive
+
+
+class Tab(Protocol):
+    """A module of ``app/tabs``; ``show`` and ``connect`` may be missing."""
+
+    def build(self, page: Page) -> dict[str, Any]: ...
+
+
+@dataclass
+class Page:
+    """The parts of the page that reach each other: the strip and each tab's components, by name."""
+
+    studio: Studio
+    blocks: gr.Blocks
+    model: gr.State  # the chosen one, as ``probe`` is asked for it
+    choices: gr.State  # Choices
+    strip: dict[str, Any]
+    tabs: Any = None  # gr.Tabs
+    built: dict[str, dict[str, Any]] = field(default_factory=dict)  # by the title of the tab
+
+
+def go(name: str) -> Any:
+    """Select a tab by its title: a value for ``page.tabs``."""
+    return gr.Tabs(selected=name)
