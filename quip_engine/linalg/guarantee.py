@@ -1,0 +1,111 @@
+"""What theory says about the loss of a layer, beside what was measured.
+
+A code whose error is independent of the weights and has variance s^2 per weight loses, relative to tr(W H W^T):
+
+    without feedback       m s^2 tr(H)                          every weight by itself
+    with LDLQ              m s^2 tr(D)                          QuIP (arXiv 2307.13304) theorem 1, the average case
+    whatever D is          g m s^2 mu^2 / n tr(H^1/2)^2         QuIP lemma 2 (g = 1), QuIP# (2402.04396) theorem 4.1
+    no code can do better  sum_i min(theta, lambda_i)           reverse water-filling (``bound``)
+
+with H + ridge = L D L^T in the basis of the transform, in blocks of g columns, and H mu-incoherent there. A transform
+lowers mu, not tr(H^1/2): the third line is what it guarantees. s^2 = mse times the mean square of W~, where mse is the
+error of the codebook on a standard Gaussian. A randomized Hadamard transform has, with probability 1 - delta,
+mu_H <= sqrt(2 ln(2 n^2 / delta)) (QuIP# lemma 3.1).
+
+A code with a rate for each column may fall below the second line, none below the last by more than chance. How far the
+measured loss is from the last line is told in bits: what the code would need to get there is what it has too many.
+
+| paper         | here                                                   |
+|---------------|--------------------------------------------------------|
+| tr(D) / tr(H) | ``feedback``: what LDLQ leaves of the loss             |
+| tr(H^1/2)^2   | ``flatness``: over n tr(H), 1 where all directions count alike |
+| m s^2 tr(H)   | ``energy`` mse: ``energy`` is m mean(W~^2) tr(H) / tr(W H W^T) |
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from quip_engine.linalg.bound import rate_distortion_bound
+from quip_engine.linalg.hessian import cholesky
+from quip_engine.linalg.proxy import quadratic_trace
+
+DELTA = 0.01  # how often the incoherence of a random rotation may be larger
+SEARCHED = 40  # halvings of the interval in which a rate is looked for: to 1e-10 bits
+WIDEST_RATE = 32.0
+
+
+@dataclass(frozen=True)
+class Traces:
+    """What bounds are made of. None: not known without eigenvalues, which are not computed at large widths."""
+
+    feedback: float
+    energy: float
+    flatness: float | None = None
+    limit: float | None = None  # least relative loss of any code at the bits of this layer
+    distance: float | None = None  # bits per weight between the measured loss and that limit
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Relative losses. The measured one is expected near ``average`` and must stay below ``incoherence``."""
+
+    nearest: float
+    average: float
+    incoherence: float | None
+    a_priori: float | None  # the same with the mu that a randomized Hadamard transform has with probability 1 - DELTA
+    limit: float | None
+
+
+def feedback_ratio(H: Tensor, damping: float, block: int = 1) -> float:
+    """tr(D) / tr(H) of H: (n, n), positive semidefinite, both with the ridge. 1 for a diagonal H.
+
+    Raises ``QUANT_UNSTABLE`` where H cannot be factorized.
+    """
+    C, _ = cholesky(H, damping, "The layer")
+    blocks = (C[k : k + block, k : k + block] for k in range(0, len(C), block))
+    diagonal = sum(float(B.double().square().sum()) for B in blocks)
+    return diagonal / max(float(torch.linalg.vector_norm(C, dtype=torch.float64)) ** 2, 1e-300)
+
+
+def traces(W: Tensor, H: Tensor, eigenvalues: Tensor | None, *, feedback: float, bits: float, loss: float) -> Traces:
+    """Traces of W: (m, n) and H: (n, n) in any one basis, for a layer that lost ``loss`` at ``bits`` per weight.
+
+    ``eigenvalues``: (n,) of H, none negative, or None.
+    """
+    squared = float(torch.linalg.vector_norm(W, dtype=torch.float64)) ** 2
+    energy = squared / len(H) * float(H.diagonal().double().sum()) / max(quadratic_trace(W.double(), H), 1e-300)
+    if eigenvalues is None:
+        return Traces(feedback, energy)
+    values = eigenvalues.double().clamp(min=0)
+    flatness = float(values.sqrt().sum()) ** 2 / (len(H) * max(float(values.sum()), 1e-300))
+    limit = energy * rate_distortion_bound(values, bits)
+    return Traces(feedback, energy, flatness, limit, bits - rate_of(loss / energy, values))
+
+
+def rate_of(loss: float, eigenvalues: Tensor) -> float:
+    """Bits per weight at which ``rate_distortion_bound`` is ``loss``; 0 for a loss of 1 and more."""
+    low, high = 0.0, WIDEST_RATE
+    if loss >= 1:
+        return 0.0
+    for _ in range(SEARCHED):
+        middle = (low + high) / 2
+        low, high = (middle, high) if rate_distortion_bound(eigenvalues, middle) > loss else (low, middle)
+    return (low + high) / 2
+
+
+def bounds(found: Traces, mse: float, mu: float | None, n: int, block: int = 1) -> Bounds:
+    """The lines of theory for a code of this ``mse`` and ``block``, of a layer with n inputs and the mu of its H~."""
+    nearest = found.energy * mse
+    each = None if found.flatness is None else block * nearest * found.flatness  # for mu = 1
+    return Bounds(
+        nearest=nearest,
+        average=nearest * found.feedback,
+        incoherence=None if each is None or mu is None else each * mu**2,
+        a_priori=None if each is None else each * 2 * math.log(2 * n**2 / DELTA),
+        limit=found.limit,
+    )
