@@ -30,6 +30,16 @@ MIGRATIONS = (
         number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, name TEXT NOT NULL, job TEXT NOT NULL,
         status TEXT NOT NULL, created REAL NOT NULL, started REAL, finished REAL, result TEXT, error TEXT
     )""",
+    """CREATE TABLE evaluations (
+        number INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT UNIQUE NOT NULL, name TEXT NOT NULL, job TEXT NOT NULL,
+        content TEXT NOT NULL, key TEXT NOT NULL,
+        status TEXT NOT NULL, created REAL NOT NULL, started REAL, finished REAL, result TEXT, error TEXT
+    )""",
+    "ALTER TABLE runs ADD COLUMN note TEXT NOT NULL DEFAULT ''",
+    "ALTER TABLE runs ADD COLUMN tags TEXT NOT NULL DEFAULT '[]'",
+    "ALTER TABLE runs ADD COLUMN place INTEGER",  # in the queue, smallest first
+    "ALTER TABLE runs ADD COLUMN holds INTEGER NOT NULL DEFAULT 0",  # it was paused or stopped: the queue waits
+    "ALTER TABLE runs ADD COLUMN pid INTEGER",  # of the worker that holds the lock
 )
 
 
@@ -63,11 +73,12 @@ class Store:
     def __init__(self, home: Path | None = None) -> None:
         self.home = (home or data_home()).absolute()
         (self.home / "runs").mkdir(parents=True, exist_ok=True, mode=0o700)
-        with self._connect() as db:
+        with self.connect() as db:
             _migrate(db)
 
     @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
+    def connect(self) -> Iterator[sqlite3.Connection]:
+        """The history, for one transaction."""
         db = sqlite3.connect(self.home / "history.sqlite", timeout=10)
         try:
             db.row_factory = sqlite3.Row
@@ -80,7 +91,7 @@ class Store:
 
     def create(self, job: JobConfig) -> Run:
         name = f"{Path(job.model).name} {job.recipe.method} {job.recipe.bits:g}-bit"
-        with self._connect() as db:
+        with self.connect() as db:
             db.execute("BEGIN IMMEDIATE")
             number = db.execute("SELECT coalesce(max(number), 0) + 1 FROM runs").fetchone()[0]
             run_id = f"run-{number}"
@@ -94,7 +105,7 @@ class Store:
     def get(self, run_id: str) -> Run:
         if not re.fullmatch(r"run-\d{1,9}", run_id):
             fail("RUN_NOT_FOUND", name=run_id)
-        with self._connect() as db:
+        with self.connect() as db:
             row = db.execute("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
         if row is None:
             fail("RUN_NOT_FOUND", name=run_id)
@@ -102,7 +113,7 @@ class Store:
 
     def list(self) -> list[Run]:
         """All runs, newest first."""
-        with self._connect() as db:
+        with self.connect() as db:
             rows = db.execute("SELECT * FROM runs ORDER BY number DESC").fetchall()
         return [self._run(row) for row in rows]
 
@@ -110,7 +121,7 @@ class Store:
         """Set columns of a row; dictionaries are stored as JSON."""
         values = [json.dumps(v) if isinstance(v, dict) else v for v in columns.values()]
         assignments = ", ".join(f"{column} = ?" for column in columns)
-        with self._connect() as db:
+        with self.connect() as db:
             db.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values, run_id))
 
     def _run(self, row: sqlite3.Row) -> Run:
@@ -118,7 +129,7 @@ class Store:
         return Run(
             id=row["id"],
             name=row["name"],
-            status=_status(row["status"], row["created"], directory),
+            status=status_now(row["status"], row["created"], directory),
             job=JobConfig.from_json(json.loads(row["job"])),
             directory=directory,
             created=row["created"],
@@ -137,7 +148,8 @@ def _migrate(db: sqlite3.Connection) -> None:
         db.execute(f"PRAGMA user_version = {number}")
 
 
-def _status(said: str, created: float, directory: Path) -> str:
+def status_now(said: str, created: float, directory: Path) -> str:
+    """What a status means, given whether the worker of ``directory`` is alive."""
     if said not in ALIVE:
         return said
     if not is_locked(directory / "worker.lock"):
