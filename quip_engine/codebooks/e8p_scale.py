@@ -28,7 +28,7 @@ def searched_scale(W: Tensor, H: Tensor, make: Callable[[float], BranchingQuanti
     """The scale whose quantizer ``make(scale)`` loses least on W: (m, n) under H: (n, n)."""
     sample = W[:: -(-len(W) // SAMPLE)]
     factor = feedback(H, make(START).block, "largest-first")
-    ordered = factor.ordered(sample.T)
+    ordered = sample.T[factor.columns]
     in_layer = factor.columns.argsort()
 
     def loss(scale: float) -> float:

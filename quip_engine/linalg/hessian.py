@@ -11,6 +11,8 @@ test of its input (one NaN in the upper triangle passes unseen, an infinity come
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
 
@@ -77,43 +79,91 @@ def check_hessian(H: Tensor, n: int, name: str) -> tuple[Tensor, list[str]]:
 
 def damped(H: Tensor, damping: float) -> Tensor:
     """H + damping mean(diag H) I: a new (n, n) tensor in the dtype of H."""
-    return _ordered(H, damping, torch.arange(len(H), device=H.device), H.dtype)
-
-
-def _ordered(H: Tensor, damping: float, columns: Tensor, dtype: torch.dtype) -> Tensor:
-    """The damped H with its rows and columns in another order: the one copy of H that is made."""
-    result = torch.empty_like(H, dtype=dtype)
-    for rows, into in zip(columns.split(ROWS), result.split(ROWS), strict=True):
-        into.copy_(H[rows].index_select(1, columns))
-    diagonal = result.diagonal()
-    diagonal.add_(damping * diagonal.mean())
+    result = H.clone()
+    result.diagonal().add_(damping * H.diagonal().mean())
     return result
+
+
+def reorder_(H: Tensor, columns: Tensor) -> None:
+    """Put the rows and columns of H: (n, n) into the order ``columns``: (n,), in place."""
+    for rows in H.split(ROWS):
+        rows.copy_(rows.index_select(1, columns))
+    reorder_rows_(H, columns)
+
+
+def reorder_rows_(W: Tensor, rows: Tensor) -> None:
+    """Put the rows of W: (n, m) into the order ``rows``: (n,), in place."""
+    for columns in W.split(ROWS, 1):
+        columns.copy_(columns.index_select(0, rows))
 
 
 def cholesky(H: Tensor, damping: float, name: str, *, columns: Tensor | None = None) -> tuple[Tensor, list[str]]:
     """Lower L: (n, n) float32 with L L^T = H + damping mean(diag H) I, finite, and notes on what it took.
 
-    ``columns``: (n,), the order in which columns (and rows) of H are factorized, if not their own.
+    ``columns``: (n,), the order in which columns (and rows) of H are factorized, if not their own. Raises like
+    ``cholesky_``.
+    """
+    L = H.clone()
+    if columns is not None:
+        reorder_(L, columns)
+    notes = cholesky_(L, damping, name).notes
+    return L.tril_(), notes
+
+
+class Damped(NamedTuple):
+    """What a factorization in place leaves to know of H."""
+
+    diagonal: Tensor  # (n,) of H
+    ridge: Tensor  # added to it
+    notes: list[str]  # on what it took
+
+
+def cholesky_(H: Tensor, damping: float, name: str) -> Damped:
+    """Write lower L, L L^T = H + damping mean(diag H) I, over a symmetric H: (n, n) float32.
+
+    What is above the diagonal stays, so that H can be had again (``restore_``): a symmetric matrix and its factor need
+    the room of one.
 
     Where float32 fails, float64 is tried, then ten, a hundred and a thousand times the damping. Raises
-    ``QUANT_UNSTABLE`` when none of them works.
+    ``QUANT_UNSTABLE`` when none of them works; H is then what it was.
     """
-    columns = torch.arange(len(H), device=H.device) if columns is None else columns
-    if (L := _factor(H, damping, columns, torch.float32)) is not None:
-        return L, []
-    if (L := _factor(H, damping, columns, torch.float64)) is not None:
-        return L, ["H is close to singular: factorized in float64"]
-    for times in RAISED:
-        raised = times * max(damping, 1e-3)
-        if (L := _factor(H, raised, columns, torch.float64)) is not None:
-            return L, [f"H is close to singular: damping raised to {raised:g}"]
+    diagonal = H.diagonal().clone()
+    ridge = damping * diagonal.mean()
+    H.diagonal().add_(ridge)
+    if _factorize_(H):
+        return Damped(diagonal, ridge, [])
+    restore_(H, diagonal)
+    for times in (1, *RAISED):
+        raised = damping if times == 1 else times * max(damping, 1e-3)
+        wide = H.double()
+        ridge = raised * wide.diagonal().mean()
+        wide.diagonal().add_(ridge)
+        if _factorize_(wide):
+            H.copy_(wide)
+            done = "factorized in float64" if times == 1 else f"damping raised to {raised:g}"
+            return Damped(diagonal, ridge.float(), [f"H is close to singular: {done}"])
     fail("QUANT_UNSTABLE", name=name, reason=f"H is not positive definite, even with damping {raised:g}")
 
 
-def _factor(H: Tensor, damping: float, columns: Tensor, dtype: torch.dtype) -> Tensor | None:
-    # Column-major and symmetric: what LAPACK works on in place, without a copy of its own.
-    L = _ordered(H, damping, columns, dtype).mT
-    info = torch.empty((), dtype=torch.int32, device=H.device)
-    torch.linalg.cholesky_ex(L, out=(L, info))
-    finite = all(bool(torch.isfinite(columns).all()) for columns in L.mT.split(ROWS))
-    return L.to(torch.float32) if int(info) == 0 and finite else None
+def restore_(H: Tensor, diagonal: Tensor) -> None:
+    """Make H: (n, n) symmetric again with what is above its diagonal, and ``diagonal``: (n,)."""
+    for start in range(0, len(H), ROWS):
+        here, after = slice(start, start + ROWS), slice(start + ROWS, None)
+        above = H[here, here].triu(1)
+        H[here, here] = above + above.T
+        H[after, here] = H[here, after].T
+    H.diagonal().copy_(diagonal)
+
+
+def _factorize_(H: Tensor) -> bool:
+    """Write the Cholesky factor over the lower triangle, some columns at a time; whether there is a finite one."""
+    for start in range(0, len(H), ROWS):
+        here, below = slice(start, start + ROWS), slice(start + ROWS, None)
+        before, corner, panel = H[here, :start], H[here, here], H[below, here]
+        C, info = torch.linalg.cholesky_ex(torch.addmm(corner, before, before.T, alpha=-1))
+        if int(info):
+            return False
+        corner.copy_(C + corner.triu(1))
+        panel.addmm_(H[below, :start], before.T, alpha=-1)
+        panel.copy_(torch.linalg.solve_triangular(C.T, panel, upper=True, left=False))
+    return all(bool(torch.isfinite(rows).all()) for rows in H.split(ROWS))

@@ -27,13 +27,14 @@ from torch import Tensor
 def block_ldl_(C: Tensor, block: int) -> tuple[Tensor, list[Tensor]]:
     """L: (n, n), written over the lower Cholesky factor C: (n, n) of H, and D_k: (g, g) of each block.
 
-    The last block is narrower where ``block`` does not divide n. What lies above the diagonal stays as it was, zero.
+    Only what is below the diagonal blocks is written, and means L; it has ones on its diagonal. The last block is
+    narrower where ``block`` does not divide n.
     """
     n = len(C)
     D = []
-    for k in range(0, n, block):
-        columns = slice(k, min(k + block, n))
-        B = C[columns, columns].clone()
-        C[k:, columns] = torch.linalg.solve_triangular(B, C[k:, columns], upper=False, left=False)
+    for start in range(0, n, block):
+        stop = min(start + block, n)
+        B = C[start:stop, start:stop].tril()
+        C[stop:, start:stop] = torch.linalg.solve_triangular(B, C[stop:, start:stop], upper=False, left=False)
         D.append(B @ B.T)
     return C, D

@@ -27,7 +27,10 @@ class Rounder(Part, ABC):
 
     @abstractmethod
     def round(self, W: Tensor, H: Tensor, quantizer: Quantizer, generator: torch.Generator) -> Rounded:
-        """Round W: (m, n) under H: (n, n); both transformed, float32. H is positive semidefinite and not damped."""
+        """Round W: (m, n) under H: (n, n); both transformed, float32. H is positive semidefinite and not damped.
+
+        Both may be worked in; at the end they are what they were, as far as H was symmetric.
+        """
 
     def check(self, codebook: Codebook) -> None:
         """Refuse, with ``BAD_RECIPE``, a codebook that this rounder cannot work with."""

@@ -33,16 +33,17 @@ def beam_ldlq(
     All have their blocks in the order of rounding, last to first; ``place`` is where they were in the layer.
     """
     starts = [at * quantizer.block for at in place]
-    done = [_round_rows(rows, L, D, starts, quantizer, K=K) for rows in W.split(max(HYPOTHESES // K, 1), 1)]
-    codes = [torch.cat(block) for block in zip(*(codes for _, codes in done), strict=True)]
-    return torch.cat([rounded for rounded, _ in done], 1), codes
+    rounded = W.clone(memory_format=torch.contiguous_format)  # targets, and where they are decided, W^
+    some = max(HYPOTHESES // K, 1)  # rows of the layer
+    rows = zip(W.split(some, 1), rounded.split(some, 1), strict=True)
+    codes = [_round_rows(*pair, L, D, quantizer, starts=starts, K=K) for pair in rows]
+    return rounded, [torch.cat(block) for block in zip(*codes, strict=True)]
 
 
 def _round_rows(
-    W: Tensor, L: Tensor, D: list[Tensor], starts: list[int], quantizer: BranchingQuantizer, *, K: int
-) -> tuple[Tensor, list[Tensor]]:
+    W: Tensor, work: Tensor, L: Tensor, D: list[Tensor], quantizer: BranchingQuantizer, *, starts: list[int], K: int
+) -> list[Tensor]:
     n, g = len(W), quantizer.block
-    work = W.clone(memory_format=torch.contiguous_format)  # targets, and where they are decided, W^
     codes: list[Tensor] = []
     beam = quantizer.beam(W.shape[1], K, W.device)
     end = n  # the columns before it are not decided
@@ -50,7 +51,8 @@ def _round_rows(
         blocks = slice(first // g, -(-last // g))
         beam.widen(last - first, blocks.stop - blocks.start)
         L_here = L[first:end, first:last].contiguous()
-        window = Window(W[first:last].contiguous(), work[first:last], L_here, D[blocks], starts[blocks])
+        W_here, target = W[first:last].contiguous(), work[first:last].contiguous()
+        window = Window(W_here, target, L_here, D[blocks], starts[blocks])
         quantizer.extend_(beam, window)
         fixed = last if first else 0  # now they are decided from here on
         decided = beam.decide(fixed - first, -(-(fixed - first) // g))
@@ -59,4 +61,4 @@ def _round_rows(
         codes = decided + codes
         work[:first].addmm_(L[fixed:end, :first].T, W[fixed:end] - work[fixed:end])
         end = fixed
-    return work, codes
+    return codes

@@ -26,6 +26,8 @@ as it arises, feedback to the columns before it once per buffer, as one matrix p
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -33,7 +35,8 @@ from torch import Tensor
 
 from quip_engine.codebooks.base import Quantizer
 from quip_engine.codebooks.branching import BranchingQuantizer
-from quip_engine.linalg.hessian import ROWS, cholesky
+from quip_engine.errors import QuipError
+from quip_engine.linalg.hessian import cholesky_, reorder_, reorder_rows_, restore_
 from quip_engine.linalg.ldl import block_ldl_
 from quip_engine.parts import option
 from quip_engine.rounding.base import Rounded, Rounder, rounders
@@ -56,15 +59,18 @@ class LDLQ(Rounder):
     )
 
     def round(self, W: Tensor, H: Tensor, quantizer: Quantizer, generator: torch.Generator) -> Rounded:
-        factor = feedback(H, quantizer.block, self.order, self.damping)
-        quantizer.prepare(factor.in_layer(factor.D))
-        rounded, codes = self._with_feedback(factor.ordered(W.T), factor, quantizer)
-        rounded, codes = factor.columns_in_layer(rounded), factor.in_layer(codes)
-        notes, ridge = factor.notes + self._notes(quantizer), factor.ridge
-        del factor  # the sweeps need the room
+        factor = feedback_(H, quantizer.block, self.order, self.damping)
+        try:
+            quantizer.prepare(factor.in_layer(factor.D))
+            with factor.ordered_(W.T) as ordered:
+                rounded, codes = self._with_feedback(ordered, factor, quantizer)
+        finally:
+            factor.restore_()
+        factor.into_layer_(rounded)
+        codes = factor.in_layer(codes)
         if self.sweeps:
-            refine_(rounded, codes, W, H, quantizer, ridge=ridge, sweeps=self.sweeps, metric=self.metric)
-        return Rounded(rounded.T, codes, notes)
+            refine_(rounded, codes, W, H, quantizer, ridge=factor.ridge, sweeps=self.sweeps, metric=self.metric)
+        return Rounded(rounded.T, codes, factor.notes + self._notes(quantizer))
 
     def _notes(self, quantizer: Quantizer) -> list[str]:
         """Options that change nothing here."""
@@ -86,18 +92,32 @@ class Feedback:
 
     place: list[int]  # of each block, where it was in the layer
     columns: Tensor  # (n,): of each column, the same
-    L: Tensor  # (n, n)
+    L: Tensor  # (n, n), what is below its diagonal blocks; where it took the place of H, the rest is H's
     D: list[Tensor]  # (g, g) of each block
+    diagonal: Tensor  # (n,) of H
     ridge: Tensor
     notes: list[str]
 
-    def ordered(self, W: Tensor) -> Tensor:
-        """The rows of W: (n, m), columns of the layer, in the order of rounding."""
-        return W if self._natural else W[self.columns]
+    def restore_(self) -> None:
+        """Make H again of L."""
+        restore_(self.L, self.diagonal)
+        if not self._natural:
+            reorder_(self.L, self.columns.argsort())
 
-    def columns_in_layer(self, W: Tensor) -> Tensor:
-        """The rows of W: (n, m), columns in the order of rounding, in the order of the layer."""
-        return W if self._natural else W[self.columns.argsort()]
+    @contextmanager
+    def ordered_(self, W: Tensor) -> Iterator[Tensor]:
+        """W: (n, m), its rows the columns of the layer, in the order of rounding, in place until the end."""
+        if not self._natural:
+            reorder_rows_(W, self.columns)
+        try:
+            yield W
+        finally:
+            self.into_layer_(W)
+
+    def into_layer_(self, W: Tensor) -> None:
+        """Bring the rows of W: (n, m) from the order of rounding into that of the layer."""
+        if not self._natural:
+            reorder_rows_(W, self.columns.argsort())
 
     @property
     def _natural(self) -> bool:
@@ -110,13 +130,23 @@ class Feedback:
 
 def feedback(H: Tensor, block: int, order: str = "natural", damping: float = 0.01) -> Feedback:
     """Factorize H: (n, n) for blocks of so many columns."""
+    return feedback_(H.clone(), block, order, damping)
+
+
+def feedback_(H: Tensor, block: int, order: str = "natural", damping: float = 0.01) -> Feedback:
+    """The same in the place of H, until ``restore_``."""
     place = block_order(H.diagonal(), block, order)
     columns = block_columns(place, block, len(H))
-    C, notes = cholesky(H, damping, "the layer", columns=columns)
-    squares = sum(rows.double().square().sum() for rows in C.split(ROWS))  # the trace of what was factorized
-    ridge = ((squares - H.diagonal().sum(dtype=torch.float64)) / len(H)).float()  # more than asked, maybe
-    L, D = block_ldl_(C, block)
-    return Feedback(place.tolist(), columns, L, D, ridge, notes)
+    moved = bool((place.diff() < 0).any())
+    if moved:
+        reorder_(H, columns)
+    try:
+        diagonal, ridge, notes = cholesky_(H, damping, "the layer")
+    except QuipError:
+        if moved:
+            reorder_(H, columns.argsort())
+        raise
+    return Feedback(place.tolist(), columns, *block_ldl_(H, block), diagonal, ridge, notes)
 
 
 def ldlq(W: Tensor, factor: Feedback, quantizer: Quantizer, *, metric: bool = True) -> tuple[Tensor, list[Tensor]]:
