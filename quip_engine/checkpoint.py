@@ -65,8 +65,12 @@ def quantization_config(
     seed: int,
     layers: dict[str, LayerFormat],
     skipped: dict[str, str],
+    fused: dict[str, list[str]] | None = None,
 ) -> dict[str, Any]:
-    """The entry of config.json: ``layers`` maps a module's name to its row in ``formats``, ``skipped`` to a reason."""
+    """The entry of config.json: ``layers`` maps a module's name to its row in ``formats``, ``skipped`` to a reason.
+
+    ``fused`` (left out where nothing is) names the linear layers, first to last, whose rows one packed layer holds.
+    """
     formats: list[dict[str, Any]] = []
     rows = {}
     for name, layer in layers.items():
@@ -83,6 +87,7 @@ def quantization_config(
         "formats": formats,
         "layers": rows,
         "skipped": skipped,
+        **({"fused": fused} if fused else {}),
     }
 
 

@@ -23,6 +23,7 @@ from quip_engine.checkpoint import FORMAT_VERSION, METHOD
 from quip_engine.encoders import leave_out_pooler
 from quip_engine.errors import QuipError, fail
 from quip_engine.experts import unfuse, unfused_names
+from quip_engine.fused import place_fused
 from quip_engine.layer import LayerFormat
 from quip_engine.linear import QuantizedLinear
 from quip_engine.probe.headers import TensorInfo, read_all
@@ -51,6 +52,7 @@ class QuipConfig(QuantizationConfigMixin):
         formats: list[dict[str, Any]] | None = None,
         layers: dict[str, int] | None = None,
         skipped: dict[str, str] | None = None,
+        fused: dict[str, list[str]] | None = None,
         **unknown: Any,
     ) -> None:
         if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
@@ -61,6 +63,11 @@ class QuipConfig(QuantizationConfigMixin):
         self.quant_method = quant_method
         self.format_version, self.method, self.bits, self.seed = format_version, method, bits, seed
         self.recipe, self.formats, self.layers, self.skipped = recipe or {}, formats or [], layers or {}, skipped or {}
+        self.fused = fused or {}
+
+    def to_dict(self) -> dict[str, Any]:
+        """The entry as it is written: without ``fused`` where nothing is."""
+        return {key: value for key, value in super().to_dict().items() if key != "fused" or value}
 
     def layer_formats(self) -> dict[str, LayerFormat]:
         """How each layer is stored, by module path."""
@@ -71,6 +78,17 @@ class QuipConfig(QuantizationConfigMixin):
             fail("BAD_CHECKPOINT", path="config.json", reason=error.message.rstrip("."))
         except (TypeError, KeyError, IndexError, AttributeError) as error:
             fail("BAD_CHECKPOINT", path="config.json", reason="its list of layers is damaged", details=repr(error))
+
+    def layer_parts(self) -> dict[str, list[str]]:
+        """The linear layers whose rows each layer holds, by module path: itself alone, unless it is fused."""
+        try:
+            parts = {path: [str(part) for part in self.fused.get(path, [path])] for path in self.layers}
+            known = self.fused.keys() <= self.layers.keys() and all(parts.values())
+        except (TypeError, AttributeError):
+            known = False
+        if not known or len(named := [part for of in parts.values() for part in of]) > len(set(named)):
+            fail("BAD_CHECKPOINT", path="config.json", reason="its list of fused layers is damaged")
+        return parts
 
 
 class QuipQuantizer(HfQuantizer):
@@ -86,17 +104,7 @@ class QuipQuantizer(HfQuantizer):
         stored = read_all([Path(file) for file in checkpoint_files]) if checkpoint_files else None
         if stored is not None:
             leave_out_pooler(model, stored)
-        known = dict(model.named_modules())
-        for path, layer_format in self.quantization_config.layer_formats().items():
-            name = next((form for form in _forms(path, model) if form in known), path)
-            try:
-                module = known[name]
-                inputs, outputs = _widths(module)
-            except (KeyError, AttributeError):
-                fail("BAD_CHECKPOINT", path="config.json", reason=f"the model has no linear layer {path}")
-            has_bias = module.bias is not None
-            layer = QuantizedLinear(inputs, outputs, has_bias, layer_format, device="meta", dtype=dtype)
-            model.set_submodule(name, layer)
+        place_packed(model, self.quantization_config, dtype)
         for module in model.modules():
             if not [*module.parameters(recurse=False), *module.buffers(recurse=False)]:
                 # Nothing to draw at random here; GPT-2's would reach for the weight of its child.
@@ -126,6 +134,32 @@ class QuipQuantizer(HfQuantizer):
         return False
 
 
+def place_packed(model: nn.Module, config: QuipConfig, dtype: torch.dtype | None = None) -> None:
+    """Put packed layers where a model has the linear layers they stand for. Raises ``BAD_CHECKPOINT``.
+
+    They are made on the meta device; ``dtype`` is that of their biases.
+    """
+    formats, parts, known = config.layer_formats(), config.layer_parts(), dict(model.named_modules())
+    for path, layer_format in formats.items():
+        name, *places = _in_model([path, *parts[path]], model, known)
+        try:
+            modules = [known[place] for place in places]
+            widths = [_widths(module) for module in modules]
+        except (KeyError, AttributeError):
+            named = " or ".join(parts[path])
+            fail("BAD_CHECKPOINT", path="config.json", reason=f"the model has no linear layer {named}")
+        inputs, rows = widths[0][0], dict(zip(places, (outputs for _, outputs in widths), strict=True))
+        has_bias = any(module.bias is not None for module in modules)
+        layer = QuantizedLinear(inputs, sum(rows.values()), has_bias, layer_format, device="meta", dtype=dtype)
+        if places == [name]:
+            model.set_submodule(name, layer)
+            continue
+        owners = {place.rpartition(".")[0] for place in (name, *places)}
+        if name in known or has_bias or len(owners) > 1 or any(n != inputs for n, _ in widths):
+            fail("BAD_CHECKPOINT", path="config.json", reason=f"{path} cannot be one with {', '.join(parts[path])}")
+        place_fused(model, name, layer, rows)
+
+
 def check_tensors(model: nn.Module, folder: Path, found: dict[str, TensorInfo]) -> None:
     """Compare the tensors a model (on meta) needs with the headers of its files. Raises ``BAD_CHECKPOINT``."""
     tied = set(getattr(model, "all_tied_weights_keys", {}))
@@ -141,6 +175,12 @@ def _forms(name: str, model: nn.Module) -> tuple[str, ...]:
     """A name as it may be in a model without head made from one that has it, or the reverse."""
     prefix = f"{model.base_model_prefix}."
     return name, prefix + name, name.removeprefix(prefix)
+
+
+def _in_model(paths: list[str], model: nn.Module, known: dict[str, nn.Module]) -> list[str]:
+    """Paths of a layer and its parts in the form in which the model has all parts; as they are where there is none."""
+    forms = zip(*(_forms(path, model) for path in paths), strict=True)
+    return next((list(form) for form in forms if all(part in known for part in form[1:])), paths)
 
 
 def _difference(tensor: Tensor, stored: TensorInfo, *, exact: bool) -> str:

@@ -18,13 +18,13 @@ from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel
 
 from quip_engine.architecture import build_on_meta
 from quip_engine.errors import QuipError, fail
+from quip_engine.fused import place_fused
 from quip_engine.layer import LayerFormat
 from quip_engine.linear import QuantizedLinear
 from quip_engine.probe.folder import weight_files
 from quip_engine.probe.headers import TensorInfo, read_all
 from quip_engine.probe.names import FLOATS, HARMLESS
 from quip_engine.probe.settings import architecture_of, check_config, read_config
-from quip_engine.published.fused import place_fused
 from quip_engine.published.layers import PackedLayer, PublishedFormat, Stored, damaged
 from quip_engine.published.qtip import QtipFormat
 from quip_engine.published.quip_sharp import QuipSharpFormat
@@ -78,7 +78,7 @@ def read_published(folder: Path, device: torch.device, dtype: torch.dtype = torc
             setattr(owner, name, buffer.to(device))
     if (folder / GENERATION).is_file():
         model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
-    fused = any(len(layer.rows) > 1 for layer in layers)
+    fused = {layer.name: list(layer.rows) for layer in layers if len(layer.rows) > 1}
     describe_quantization(model, method=layout.method, bits=layout.bits, formats=formats, fused=fused)
     return model.eval()
 

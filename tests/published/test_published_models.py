@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import copy
+import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
+from helpers import edit_json, write_tokenizer
+from packed_models import same_tensors
 from published_folders import CPU, qtip_folder, quip_sharp_folder
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModelForCausalLM, PreTrainedModel
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, PreTrainedModel
 
 from quip_engine.codebooks.e8p import E8P
 from quip_engine.codebooks.e8p_rvq import ResidualE8P
 from quip_engine.errors import QuipError
+from quip_engine.fused import FusedPart
 from quip_engine.linear import QuantizedLinear
+from quip_engine.loading import load_model
 from quip_engine.published import is_published, read_published
-from quip_engine.published.fused import FusedPart
 from quip_engine.published.quip_sharp import unpack
 
 QUIP_SHARP_CASES = {"2 bits": {}, "3 bits": {"bits": 3}, "4 bits": {"bits": 4}, "rescaled": {"rescale": True}}
@@ -94,17 +101,116 @@ def test_qtip_is_saved_as_a_checkpoint_of_ours(tmp_path: Path) -> None:
     assert torch.equal(again(ids).logits, model(ids).logits)
 
 
-def test_fused_layers_are_not_saved_as_what_they_are_not(tmp_path: Path) -> None:
-    folder, _ = quip_sharp_folder(tmp_path / "published")
-    with pytest.raises(QuipError, match="fused layers cannot be saved"):
-        read_published(folder, CPU).save_pretrained(tmp_path / "ours")
+def saved(model: PreTrainedModel, folder: Path, **options: str) -> Path:
+    model.save_pretrained(folder, **options)
+    write_tokenizer(folder)
+    return folder
+
+
+@pytest.mark.parametrize("options", QUIP_SHARP_CASES.values(), ids=QUIP_SHARP_CASES)
+def test_quip_sharp_is_saved_as_a_checkpoint_of_ours_with_its_fused_layers(
+    tmp_path: Path, options: dict[str, Any]
+) -> None:
+    folder, _ = quip_sharp_folder(tmp_path / "published", **options)
+    model = read_published(folder, CPU)
+    ours = saved(model, tmp_path / "ours", max_shard_size="20KB")
+    assert len(list(ours.glob("*.safetensors"))) > 1
+    ids = torch.tensor([[1, 2, 3, 4]])
+    again, report = AutoModelForCausalLM.from_pretrained(ours, output_loading_info=True)
+    assert not any(report.values())
+    for loaded in (again, load_model(ours, CPU)[0]):
+        assert torch.equal(loaded(ids).logits, model(ids).logits)
+        assert isinstance(loaded.model.layers[1].mlp.up_proj, FusedPart)
+    assert same_tensors(again, model)
+    config = json.loads((ours / "config.json").read_text())
+    saved(again, tmp_path / "again")
+    assert config == json.loads((tmp_path / "again" / "config.json").read_text())
+    assert "quip_params" not in config
+
+
+@pytest.fixture(scope="module")
+def ours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A published model with fused layers, as a checkpoint of ours."""
+    path = tmp_path_factory.mktemp("fused")
+    return saved(read_published(quip_sharp_folder(path / "published")[0], CPU), path / "ours")
+
+
+def test_fused_layers_elsewhere(ours: Path, tmp_path: Path) -> None:
+    """Without the head, with a block on disk, in copies, as another task's model."""
+    whole, ids = AutoModelForCausalLM.from_pretrained(ours), torch.tensor([[1, 2, 3]])
+    states = whole(ids, output_hidden_states=True).hidden_states[-1]
+    assert torch.equal(AutoModel.from_pretrained(ours)(ids).last_hidden_state, states)
+    places = {"model.embed_tokens": "cpu", "model.layers.0": "cpu", "model.layers.1": "disk", "model.norm": "cpu"}
+    places |= {"model.rotary_emb": "cpu", "lm_head": "cpu"}
+    offloaded = AutoModelForCausalLM.from_pretrained(ours, device_map=places, offload_folder=str(tmp_path / "disk"))
+    assert offloaded.model.layers[1].self_attn.qkv_proj.codes.is_meta
+    for twin in (offloaded, copy.deepcopy(whole)):
+        assert torch.equal(twin(ids).logits, whole(ids).logits)
+        assert torch.equal(twin(ids).logits, whole(ids).logits)
+
+
+QKV, UPGATE = "model.layers.0.self_attn.qkv_proj", "model.layers.0.mlp.upgate_proj"
+Q, K, V = (f"model.layers.0.self_attn.{name}_proj" for name in "qkv")
+UP, GATE, DOWN = (f"model.layers.0.mlp.{name}_proj" for name in ("up", "gate", "down"))
+Settings = dict[str, Any]
+
+
+def fuse(path: str, parts: object) -> Callable[[Settings], object]:
+    return lambda settings: settings["fused"].update({path: parts})
+
+
+def rename(old: str, new: str) -> Callable[[Settings], object]:
+    return lambda settings: [
+        record.update({new: record.pop(old)}) for record in (settings["fused"], settings["layers"])
+    ]
+
+
+def without_mlp(settings: Settings) -> None:
+    """The MLP is dense, but for its up projection."""
+    for record in (settings["fused"], settings["layers"]):
+        for path in (UPGATE, DOWN):
+            record.pop(path, None)
+    settings["fused"][QKV] = [Q, K, UP]
+
+
+FUSED_FAULTS = {
+    "a list": (lambda settings: settings.update(fused=[QKV]), "list of fused layers"),
+    "no parts": (fuse(QKV, []), "list of fused layers"),
+    "a number": (fuse(QKV, 3), "list of fused layers"),
+    "a part twice": (fuse(QKV, [Q, K, K]), "list of fused layers"),
+    "a part that is packed by itself": (fuse(QKV, [Q, K, V.replace("v_", "o_")]), "list of fused layers"),
+    "no codes": (fuse(f"{QKV}s", [V]), "list of fused layers"),
+    "a part that is not there": (fuse(QKV, [Q, K, V + "s"]), f"no linear layer {Q} or {K} or {V}s"),
+    "a part that is not linear": (fuse(QKV, [Q, K, "model.norm"]), "no linear layer"),
+    "a part of another module": (without_mlp, f"{QKV} cannot be one with {Q}, {K}, {UP}"),
+    "parts of several widths": (lambda s: (s["layers"].pop(DOWN), fuse(UPGATE, [UP, DOWN])(s)), "cannot be one"),
+    "a name that is taken": (rename(QKV, Q), f"{Q} cannot be one with {Q}, {K}, {V}"),
+    "a name inside a part": (rename(QKV, f"{Q}.codes"), f"{Q}.codes cannot be one with"),
+    "too few parts": (fuse(QKV, [Q, K]), f"{V}.weight is missing"),
+    "nothing": (lambda settings: settings.pop("fused"), f"no linear layer {UPGATE}"),
+}
+
+
+@pytest.mark.parametrize("fault", FUSED_FAULTS)
+def test_fused_layers_that_cannot_be(ours: Path, tmp_path: Path, fault: str) -> None:
+    folder, (change, words) = shutil.copytree(ours, tmp_path / "bad"), FUSED_FAULTS[fault]
+    settings = json.loads((ours / "config.json").read_text())["quantization_config"]
+    change(settings)
+    edit_json(folder / "config.json", quantization_config=settings)
+    with pytest.raises(QuipError) as caught:
+        AutoModelForCausalLM.from_pretrained(folder)
+    assert (caught.value.code, words in caught.value.message) == ("BAD_CHECKPOINT", True), caught.value.message
+
+
+def test_parts_with_biases_are_not_fused(ours: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(ours, tmp_path / "bad")
+    edit_json(folder / "config.json", attention_bias=True)
+    with pytest.raises(QuipError, match="qkv_proj cannot be one with"):
+        AutoModelForCausalLM.from_pretrained(folder)
 
 
 @pytest.mark.parametrize("stored", ["absent", "equal", "different"])
 def test_tied_heads(tmp_path: Path, stored: str) -> None:
-    from helpers import edit_json
-    from safetensors.torch import save_file
-
     folder, _ = qtip_folder(tmp_path / "published")
     edit_json(folder / "config.json", tie_word_embeddings=True)
     tensors = load_file(folder / "model.safetensors")

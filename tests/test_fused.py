@@ -10,10 +10,10 @@ from helpers import random_layer
 from torch import Tensor, nn
 
 from quip_engine.config import RecipeConfig
+from quip_engine.fused import place_fused
 from quip_engine.layer import quantize_weight
 from quip_engine.linear import QuantizedLinear
 from quip_engine.methods import resolve
-from quip_engine.published.fused import place_fused
 
 ROWS = {"q": 16, "k": 8, "v": 8}
 
