@@ -91,9 +91,10 @@ class Form:
 def recipe_fields(form: Form) -> gr.HTML:
     """Preset, bits and the fold with every part; returns the note that explains the preset."""
     usual = RecipeConfig()
-    preset = forms.preset_of("Balanced", usual.method)
+    choice = next(choice for choice, method in CHOICES.items() if method == usual.method)
+    preset = forms.preset_of(choice, usual.method)
     form.fields["preset"] = w.Radio(
-        [*CHOICES, CUSTOM], value="Balanced", label="Preset", elem_classes="segmented", elem_id="preset"
+        [*CHOICES, CUSTOM], value=choice, label="Preset", elem_classes="segmented", elem_id="preset"
     )
     note = w.html(w.note(preset.summary))
     form.fields["method"] = w.Dropdown(forms.methods(), value=usual.method, label="Start from", visible=False)

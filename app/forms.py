@@ -7,6 +7,7 @@ What a field shows is the resolved recipe; what a job keeps is only what differs
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from quip_engine.transforms import transforms
 SLOTS: dict[str, Any] = {"transform": transforms, "codebook": codebooks, "rounding": rounders}
 METHOD = "method"  # the slot of the preset
 REGISTRIES: dict[str, Any] = {METHOD: presets, **SLOTS}
-CHOICES = {"Balanced": "quip#", "Best": "best", "Fast": "nearest", "Paper": "quip"}  # and Custom: any preset, any part
+CHOICES = {"Fast": "quip#", "Balanced": "waterfill", "Best": "best", "Paper-exact": "quip"}  # and Custom: any preset
 CUSTOM = "Custom"
 OptionKey = tuple[str, str, str]  # slot, part, option
 SAME = 1e-6  # bits per weight: what a slider's arithmetic is off
@@ -172,6 +173,12 @@ def option_error(key: OptionKey, value: Any) -> str:
     except QuipError as error:
         return error.hint
     return ""
+
+
+def stem(recipe: RecipeConfig) -> str:
+    """A recipe in the name of a file: ``quip-sharp-2bit``."""
+    words = f"{recipe.method.replace('#', '-sharp')} {recipe.bits:g}bit"
+    return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.")
 
 
 def command(job: JobConfig) -> str:

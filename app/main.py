@@ -31,7 +31,7 @@ QUIET = {**w.PRIVATE, "queue": False}
 def build(studio: Studio) -> gr.Blocks:
     """The whole page over one studio."""
     with gr.Blocks(title="QuIP Studio", fill_width=True, analytics_enabled=False) as blocks:
-        page = Page(studio, blocks, gr.State(str(DEMO)), gr.State(Choices()), _strip())
+        page = Page(studio, blocks, gr.State(str(DEMO)), gr.State(Choices()), gr.State(None), _strip())
         # style.css turns the wrap into a scroll; the default menu would hide half the tabs on a phone
         with gr.Tabs(overflow_behavior="wrap") as page.tabs:
             for name, tab in TABS.items():

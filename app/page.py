@@ -11,6 +11,7 @@ A tab is a module of ``app/tabs`` with
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,6 +19,7 @@ import gradio as gr
 
 from app.state import RunView
 from app.studio import Studio
+from quip_engine.config import JobConfig
 
 
 @dataclass
@@ -59,9 +61,15 @@ class Page:
     blocks: gr.Blocks
     model: gr.State  # the chosen one, as ``probe`` is asked for it
     choices: gr.State  # Choices
+    asked: gr.State  # from ``ask``: set it, and the Quantize form is filled with the job
     strip: dict[str, Any]
     tabs: Any = None  # gr.Tabs
     built: dict[str, dict[str, Any]] = field(default_factory=dict)  # by the title of the tab
+
+
+def ask(job: JobConfig) -> tuple[JobConfig, int]:
+    """A value for ``page.asked``, another one each time."""
+    return job, time.monotonic_ns()
 
 
 def go(name: str) -> Any:

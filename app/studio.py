@@ -7,6 +7,7 @@ import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from app import forms
 from app.chat import Bench
 from app.library import DEMO, Library
 from app.state import Follower
@@ -45,8 +46,8 @@ class Studio:
 
     def folder_for(self, model: str, recipe: RecipeConfig) -> Path:
         """A folder that does not exist yet, named after model and recipe."""
-        words = f"{Path(model).name} {recipe.method.replace('#', '-sharp')} {recipe.bits:g}bit"
-        stem = re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.")
+        name = re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-.")
+        stem = f"{name}-{forms.stem(recipe)}".strip("-")
         taken = {Path(run.job.out).name for run in self.follower.runs}
         names = (stem if k == 1 else f"{stem}-{k}" for k in range(1, len(taken) + 10_000))
         models = self.home / "models"

@@ -143,6 +143,16 @@ element.addEventListener('click', event => {
 });
 """
 
+# For an event's js: save a file of this (name, text); an empty name saves nothing.
+DOWNLOAD = """([name, text]) => {
+  if (!name) return;
+  const link = document.createElement('a');
+  link.href = URL.createObjectURL(new Blob([text], {type: 'text/plain'}));
+  link.download = name;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
+}"""
+
 
 def follow(event: gr.EventData) -> Any:
     """The tab that is the action of a button: for an output that is the page's ``gr.Tabs``."""

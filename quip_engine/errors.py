@@ -101,6 +101,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     # -- settings
     "BAD_SETTING": ("{field}: {value} is not possible.", "Allowed: {allowed}."),
     "BAD_RECIPE": ("{reason}.", "The nearest that works: {remedy}."),
+    "NOT_A_RECIPE": ("{path} cannot be used as a recipe: {reason}.", "Choose a file that was saved as a recipe."),
     "BAD_PROBLEM": ("{path}: {reason}.", "A problem file holds W (m x n) and H (n x n) in float32."),
     "OUTPUT_EXISTS": ("{path} exists and is not empty.", "Choose another name."),
     "OUTPUT_IN_SOURCE": ("{path} lies inside the model folder.", "Choose a folder outside of it."),
@@ -114,6 +115,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     # -- runs
     "BUSY": ("'{name}' is running{where}.", "Wait for it, or stop it first."),
     "RUN_NOT_FOUND": ("There is no run {name}.", "List the runs with `runs`, or start a new one."),
+    "NOT_QUEUED": ("{name} is not in the queue; it is {status}.", "List the queue with `runs --queue`."),
     "NOTHING_TO_RESUME": ("There is no unfinished run for {path}.", "Start without --resume."),
     "RESUME_MISMATCH": ("Changed since the start: {fields}.", "Start a new run, or restore what changed."),
     "CHECKPOINT_DAMAGED": ("{file} does not match its checksum.", "Start again, or restore the file."),

@@ -13,13 +13,6 @@ from app.live_plot import live_plot
 from app.page import Choices, Moment, Page, go
 from app.state import RunView, explain
 
-DOWNLOAD = """([name, text]) => {
-  const link = document.createElement('a');
-  link.href = URL.createObjectURL(new Blob([text], {type: 'text/csv'}));
-  link.download = name;
-  link.click();
-  setTimeout(() => URL.revokeObjectURL(link.href), 1000);
-}"""
 FOLLOW_END = """
 const end = () => { const log = element.querySelector('.log'); if (log) log.scrollTop = log.scrollHeight; };
 watch('value', () => requestAnimationFrame(end));
@@ -88,11 +81,11 @@ def _plots(parts: dict[str, Any]) -> None:
 def _export(page: Page, button: gr.Button) -> None:
     def csv_file(choices: Choices) -> list[str]:
         view, _ = page.studio.follower.chosen(choices.run)
-        return [f"{view.run.id}-layers.csv", views.layers_csv(view)] if view else ["layers.csv", ""]
+        return [f"{view.run.id}-layers.csv", views.layers_csv(view)] if view else ["", ""]
 
     carrier = gr.JSON(visible=False)
     written = button.click(csv_file, page.choices, carrier, **w.PRIVATE)
-    written.then(None, carrier, None, js=DOWNLOAD, **w.PRIVATE)
+    written.then(None, carrier, None, js=w.DOWNLOAD, **w.PRIVATE)
 
 
 def connect(page: Page) -> None:

@@ -2,29 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
-from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import gradio as gr
 
-from app import forms
 from app import widgets as w
-from app.fields import OWN, Form, calibration_fields, rate_range, recipe_fields, run_fields
-from app.forms import CUSTOM, METHOD
+from app.desk import Desk
+from app.fields import OWN, Form, calibration_fields, recipe_fields, run_fields
+from app.forms import METHOD
 from app.page import Choices, Moment, Page, go
-from app.price import price
-from app.state import explain
-from app.studio import Studio
-from app.tabs.models import facts_line
-from quip_engine.calibration import preview
-from quip_engine.config import RecipeConfig
-from quip_engine.errors import QuipError
-from quip_engine.estimate import estimate
-from quip_engine.methods.registry import resolve
 
-PREVIEWED = 3  # texts shown
 COPY = """() => {
   const code = document.querySelector('#command code'), range = document.createRange();
   range.selectNodeContents(code);                       // where the clipboard is closed, Ctrl-C copies the selection
@@ -60,8 +48,16 @@ def build(page: Page) -> dict[str, Any]:
                 parts["start"] = gr.Button("Start", variant="primary", size="lg", elem_id="start")
                 copy = gr.Button("Copy command", size="lg", elem_classes="quiet")
             parts["command"] = w.html(elem_id="command")
+            parts["trouble"] = w.html(visible=False)
+            with gr.Row(elem_classes="bar"):
+                save = gr.Button("Save recipe", size="sm", elem_classes="quiet", elem_id="save-recipe")
+                load = gr.UploadButton(
+                    "Load recipe", file_types=[".json"], size="sm", elem_classes="quiet", elem_id="load-recipe"
+                )
     copy.click(None, None, None, js=COPY, **w.PRIVATE)
-    _wire(Desk(page.studio, form), page.blocks, parts)
+    desk = Desk(page.studio, form, parts["note"])
+    _wire(desk, parts)
+    _keep(desk, page, parts, save, load)
     return parts
 
 
@@ -77,10 +73,30 @@ def connect(page: Page) -> None:
     )
 
 
-def _wire(desk: Desk, blocks: gr.Blocks, parts: dict[str, Any]) -> None:
+def _keep(desk: Desk, page: Page, parts: dict[str, Any], save: gr.Button, load: gr.UploadButton) -> None:
+    """Recipes come from the last visit, from files and from other tabs."""
+    inputs, priced = desk.form.inputs, _priced(desk, parts)
+    page.blocks.load(desk.recalled, None, desk.everything, **w.PRIVATE).then(
+        desk.card, desk.form.model, parts["card"], **w.PRIVATE
+    ).then(**priced)
+    carrier = gr.JSON(visible=False)
+    written = save.click(desk.recipe_file, inputs, carrier, **w.PRIVATE)
+    written.then(None, carrier, None, js=w.DOWNLOAD, **w.PRIVATE)
+    load.upload(desk.loaded, [load, *inputs], [*desk.everything, parts["trouble"]], **w.PRIVATE).then(**priced)
+    asked = page.asked.change(lambda asked: desk.filled(asked[0]), page.asked, desk.everything, **w.PRIVATE)
+    asked.then(**priced)
+
+
+def _priced(desk: Desk, parts: dict[str, Any]) -> dict[str, Any]:
+    """The event that says what the job as it is now costs."""
+    outputs = [parts["price"], parts["command"]]
+    return {"fn": desk.reprice, "inputs": desk.form.inputs, "outputs": outputs, **w.LATEST}
+
+
+def _wire(desk: Desk, parts: dict[str, Any]) -> None:
     form, fields = desk.form, desk.form.fields
-    priced = {"fn": desk.reprice, "inputs": form.inputs, "outputs": [parts["price"], parts["command"]], **w.LATEST}
-    shown = [parts["note"], *form.recipe]
+    priced = _priced(desk, parts)
+    shown = [desk.note, *form.recipe]
 
     presets = [fields[name].input for name in ("preset", "method")]
     gr.on(presets, desk.refill, form.inputs, shown, **w.LATEST).then(**priced)
@@ -101,125 +117,5 @@ def _wire(desk: Desk, blocks: gr.Blocks, parts: dict[str, Any]) -> None:
     parts["fold"].expand(desk.preview, form.inputs, parts["preview"], **w.PRIVATE)
 
     form.model.change(desk.card, form.model, parts["card"], **w.PRIVATE).then(**priced)
-    blocks.load(desk.card, form.model, parts["card"], **w.PRIVATE).then(**priced)
     outputs = [parts["start"], parts["price"], parts["ok"]]
     parts["started"] = parts["start"].click(desk.start, form.inputs, outputs, **w.PRIVATE)
-
-
-class Desk:
-    """What the tab answers to its fields."""
-
-    def __init__(self, studio: Studio, form: Form) -> None:
-        self.studio, self.form = studio, form
-
-    def card(self, model: str) -> w.Html:
-        """The chosen model in two lines."""
-        try:
-            facts = self.studio.facts(model)
-        except Exception as error:
-            return w.problem(explain(error))
-        return w.heading(facts.name, facts_line(facts))
-
-    def refill(self, *given: Any) -> list[Any]:
-        """After another preset: the fold shows its recipe, at the bitrate that was asked for or the nearest it has."""
-        fields = self.form.values(given)[1]
-        return self._refilled(fields, RecipeConfig(self.form.preset(fields).name, fields["rate"]))
-
-    def rerated(self, source: str, *given: Any) -> list[Any]:
-        """After another bitrate, from the field ``source``: the fold shows the preset's recipe for it."""
-        _, fields, parts = self.form.values(given)
-        preset = self.form.preset(fields)
-        try:
-            own = forms.preset_options(preset.name, parts)
-            return self._refilled(fields, RecipeConfig(preset.name, fields[source], options=own), source)
-        except QuipError:  # the price says so
-            return [gr.skip()] * (1 + len(self.form.recipe))
-
-    def _refilled(self, fields: dict[str, Any], asked: RecipeConfig, source: str = "") -> list[Any]:
-        preset = self.form.preset(fields)
-        bits = forms.bits_for(preset, asked.bits)
-        parts = forms.parts_of(replace(asked, bits=bits))
-        dense = forms.is_dense(preset)
-        buttons = {} if dense else {"choices": forms.bits_choices(preset), "value": bits}
-        moved = {} if source == "rate" else {"value": bits}  # somebody may still be typing
-        return [
-            w.note(preset.summary),
-            gr.skip(),
-            gr.update(value=preset.name, visible=fields["preset"] == CUSTOM),
-            gr.update(**buttons, visible=not dense),
-            gr.update(**rate_range(preset), **moved, visible=dense),
-            *self._filled(parts, self.form.options),
-            *self._groups(parts),
-        ]
-
-    def rebuilt(self, *given: Any) -> list[Any]:
-        """After a change of a preset's own option: the fold shows the parts it leads to."""
-        _, fields, parts = self.form.values(given)
-        preset = self.form.preset(fields)
-        bits = forms.bits_for(preset, fields["rate"])
-        try:
-            shown = forms.parts_of(RecipeConfig(preset.name, bits, options=forms.preset_options(preset.name, parts)))
-        except QuipError:  # the price says so
-            return self.edited(*given)
-        others = [key for key in self.form.options if key[0] != METHOD]
-        choice = self._choice(fields, forms.Parts(shown.names, {**parts.values, **shown.values}))
-        return [*choice, *self._filled(shown, others), *self._groups(shown)]
-
-    def edited(self, *given: Any) -> list[Any]:
-        """After a change inside the fold. Values stay: somebody may be typing."""
-        _, fields, parts = self.form.values(given)
-        same = [gr.skip()] * (len(self.form.slots) + len(self.form.options))
-        return [*self._choice(fields, parts), *same, *self._groups(parts)]
-
-    def _choice(self, fields: dict[str, Any], parts: forms.Parts) -> list[Any]:
-        """Note, choice, preset and bitrate after a change: where the recipe is no preset any more, it is custom."""
-        preset = self.form.preset(fields)
-        bits = forms.bits_for(preset, fields["rate"])
-        try:
-            custom = forms.recipe_config(preset.name, bits, parts) != RecipeConfig(preset.name, bits)
-        except QuipError:
-            custom = True
-        shown = [CUSTOM, gr.update(value=preset.name, visible=True)] if custom else [gr.skip()] * 2
-        return [gr.skip(), *shown, gr.skip(), gr.skip()]
-
-    def _filled(self, parts: forms.Parts, keys: Collection[forms.OptionKey]) -> list[Any]:
-        """The parts, and of the options those of ``keys`` that these parts have. What the preset settles is hidden."""
-        claimed = forms.claimed(parts.names[METHOD])
-        updates = []
-        for key in self.form.options:
-            value = {"value": parts.values[key]} if key in keys and key in parts.values else {}
-            updates.append(gr.update(**value, visible=key[0] == METHOD or key[2] not in claimed))
-        return [*(parts.names[slot] for slot in self.form.slots), *updates]
-
-    def _groups(self, parts: forms.Parts) -> list[Any]:
-        """Options are shown for the chosen parts only."""
-        return [gr.update(visible=parts.names[slot] == part) for slot, part in self.form.groups]
-
-    def reprice(self, *given: Any) -> tuple[w.Html, w.Html]:
-        """Estimates and command of the job as it is now, or what is wrong with it."""
-        try:
-            job = self.form.job(self.studio, given)
-            facts, recipe = self.studio.facts(job.model), resolve(job.recipe)
-            costs = estimate(facts, recipe, job.calibration, job.device)
-        except Exception as error:
-            return w.problem(explain(error)), w.Html("")
-        return price(facts, recipe, job, costs), w.Html(f"<pre tabindex=0>{w.tag('code', forms.command(job))}</pre>")
-
-    def preview(self, *given: Any) -> w.Html:
-        """The beginnings of a few texts of the calibration source."""
-        try:
-            source = self.form.source(self.form.values(given)[1])
-            texts = preview(source, PREVIEWED, offline=self.studio.offline)
-        except Exception as error:
-            return w.problem(explain(error))
-        return w.joined([w.tag("blockquote", text) for text in texts])
-
-    def start(self, *given: Any) -> Iterator[tuple[Any, Any, bool]]:
-        """Check and start; problems take the place of the price."""
-        yield gr.update(value="Checking…", interactive=False), gr.skip(), False
-        try:
-            self.studio.start(self.form.job(self.studio, given))
-        except Exception as error:
-            yield gr.update(value="Start", interactive=True), w.problem(explain(error), "This run cannot start."), False
-            return
-        yield gr.update(value="Start", interactive=False), gr.skip(), True

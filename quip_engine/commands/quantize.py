@@ -15,11 +15,11 @@ from typing import Any
 
 from quip_engine import events
 from quip_engine.commands.model_args import check_name
-from quip_engine.commands.recipe_args import add_recipe_arguments, recipe_config
+from quip_engine.commands.recipe_args import RecipeFile, add_recipe_arguments, recipe_config
 from quip_engine.config import DEVICES, CalibrationConfig, JobConfig
 from quip_engine.errors import QuipError, Stopped, fail
 from quip_engine.files import check_output
-from quip_engine.runs import Run, Store, Tail, resume, start, stop
+from quip_engine.runs import Run, Store, Tail, pause, resume, start
 
 POLL_SECONDS = 0.1
 
@@ -29,6 +29,8 @@ def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("quantize", help="quantize a model folder into a packed checkpoint")
     parser.add_argument("model", metavar="MODEL", help="folder of a Hugging Face model, or a hub id")
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make; must not exist or be empty")
+    text = "a saved recipe: method, parts, calibration and seed; flags behind it win"
+    parser.add_argument("--recipe", action=RecipeFile, metavar="FILE", help=text)
     add_recipe_arguments(parser)
     parser.add_argument("--calibration", default=calibration.source, metavar="NAME|FILE", help="calibration text")
     parser.add_argument("--samples", type=int, default=calibration.samples, help="calibration windows")
@@ -106,7 +108,7 @@ def _follow(current: Run, tail: Tail) -> dict[str, Any]:
             if asked:
                 raise
             asked = True
-            stop(current.id)
+            pause(current.id)
             print("Stopping after this layer. Ctrl-C again leaves the worker to itself.", file=sys.stderr)
 
 
@@ -138,8 +140,8 @@ def _outcome(run: Run) -> dict[str, Any]:
         summary = f"{result['bits_per_weight']:.3f} bits per weight, {result['bytes'] / 1e6:.1f} MB"
         print(f"{result['out']}: {summary}, {result['seconds']:.1f} s", file=sys.stderr)
         return {**result, "run": run.id, "layers": _layers(run)}
-    if run.status == "stopped":
-        raise Stopped(f"Stopped; finished blocks are saved. Continue with --resume ({run.id}).")
+    if run.status in ("paused", "stopped"):
+        raise Stopped(f"{run.status.capitalize()}; finished blocks are saved. Continue with --resume ({run.id}).")
     if run.error:
         raise QuipError(run.error["error"], run.error["message"], run.error["hint"])
     fail("WORKER_DIED", reason=f"; its log is {run.directory / 'worker.log'}")

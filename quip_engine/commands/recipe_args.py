@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from quip_engine.config import Option, RecipeConfig
+from quip_engine.config import JobConfig, Option, RecipeConfig
 from quip_engine.errors import fail
+from quip_engine.recipe_file import read_recipe
 
 PARTS = ("transform", "codebook", "rounding")
 
@@ -24,6 +26,19 @@ def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
 def add_option_argument(parser: argparse.ArgumentParser) -> None:
     text = "parameter of a part, listed by `methods`; repeatable"
     parser.add_argument("--option", action="append", default=[], metavar="KEY=VALUE", help=text)
+
+
+class RecipeFile(argparse.Action):
+    """``--recipe FILE``: recipe, calibration and seed of a file; flags behind it win."""
+
+    def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        job = read_recipe(Path(values), JobConfig("", ""))
+        recipe, text = job.recipe, job.calibration
+        for name in ("method", "bits", *PARTS):
+            setattr(namespace, name, getattr(recipe, name))
+        namespace.option = [f"{key}={value}" for key, value in recipe.options.items()]
+        namespace.calibration, namespace.samples, namespace.seqlen = text.source, text.samples, text.seqlen
+        namespace.seed = job.seed
 
 
 def recipe_config(options: argparse.Namespace) -> RecipeConfig:

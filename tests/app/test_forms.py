@@ -124,7 +124,7 @@ def test_every_option_of_every_part_has_a_field():
 
 
 def test_bits_go_to_the_nearest_the_preset_has():
-    preset = forms.preset_of("Balanced", "quip#")
+    preset = forms.preset_of("Fast", "quip#")
     assert forms.bits_for(preset, 3) == 3
     assert forms.bits_for(preset, 8) == max(preset.bits)
     assert forms.bits_for(preset, None) == 2
