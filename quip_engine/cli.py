@@ -17,7 +17,10 @@ from quip_engine import __version__
 from quip_engine.errors import QuipError, Stopped
 from quip_engine.process import wait_patiently
 
-COMMANDS = ("quantize", "layer", "codebook", "methods", "inspect", "evaluate", "generate", "embed", "bench", "runs")
+COMMANDS = (
+    *("quantize", "layer", "problem", "codebook", "methods", "inspect"),
+    *("evaluate", "generate", "embed", "bench", "runs"),
+)
 
 
 class Parser(argparse.ArgumentParser):
