@@ -151,7 +151,7 @@ def _states(block: int) -> str:
 def _key(facts: ModelFacts, calibration: CalibrationConfig, seed: int) -> str:
     """What problems of a model depend on: its files as they are now, the text, and how windows are drawn."""
     folder, source = Path(facts.path), Path(calibration.source).expanduser()
-    parts = sorted(weight_files(folder)) + [path for path in (folder / "config.json", folder / "tokenizer.json", source)]
+    parts = [*sorted(weight_files(folder)), folder / "config.json", folder / "tokenizer.json", source]
     stamps = [(path.name, s.st_size, s.st_mtime_ns) for path in parts if path.is_file() for s in [path.stat()]]
     text = json.dumps([str(folder.resolve()), stamps, asdict(calibration), seed])
     return hashlib.sha256(text.encode()).hexdigest()[:16]

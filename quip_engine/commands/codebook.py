@@ -1,23 +1,14 @@
-"""``codebook``: what a codebook costs on a standard Gaussian source, whatever the method around it.
-
-    mse = E (x - q(x))^2,  x ~ N(0, 1)        bound: R(D), 4^-bits
-
-The source is a matrix of WIDTH columns, rounded to nearest, packed, and decoded again.
-"""
+"""``codebook``: what a codebook costs on a standard Gaussian source, whatever the method around it."""
 
 from __future__ import annotations
 
 import argparse
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from quip_engine.commands.recipe_args import add_option_argument, parse_options, whole_if_whole
 from quip_engine.config import check_number
 
-if TYPE_CHECKING:
-    from quip_engine.codebooks import Codebook
-
-WIDTH = 256
 SAMPLES = 2**21  # the error of the mse is then below 0.1 %
 
 
@@ -35,6 +26,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     check_number("samples", options.samples, 1, 2**26, whole=True)
     check_number("seed", options.seed, 0, 2**31 - 1, whole=True)
     from quip_engine.codebooks import codebooks  # noqa: PLC0415 - torch takes seconds to import
+    from quip_engine.distortion import gaussian_distortion  # noqa: PLC0415
     from quip_engine.methods.registry import make_codebook, with_options  # noqa: PLC0415
 
     kind = codebooks.get(options.name)
@@ -44,19 +36,3 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     print(f"{options.name}, {bits_per_weight:.4f} bits per weight: mse {mse:.5f}", file=sys.stderr)
     print(f"{mse * 4**bits_per_weight:.3f} times the least possible at this rate", file=sys.stderr)
     return {"codebook": options.name, "bits_per_weight": bits_per_weight, "mse": mse, "samples": options.samples}
-
-
-def gaussian_distortion(codebook: Codebook, samples: int, seed: int) -> tuple[float, float]:
-    """Mean squared error of ``samples`` standard normal numbers, and every stored bit per number."""
-    import torch  # noqa: PLC0415
-
-    from quip_engine.layer import stored_bits  # noqa: PLC0415
-    from quip_engine.rounding.nearest import Nearest  # noqa: PLC0415
-
-    generator = torch.Generator().manual_seed(seed)
-    X = torch.randn(-(-samples // WIDTH), WIDTH, generator=generator)
-    H = torch.eye(WIDTH)
-    quantizer = codebook.fit(X, H)
-    tensors = quantizer.pack(Nearest().round(X, H, quantizer, generator).codes)
-    error = (codebook.decode(tensors, *X.shape) - X).flatten()[:samples]
-    return float(error.double().square().mean()), stored_bits(tensors) / X.numel()

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from quip_engine.codebooks.grid import Grid
-from quip_engine.commands.codebook import gaussian_distortion
+from quip_engine.distortion import gaussian_distortion
 from quip_engine.layer import quantize_weight
 from quip_engine.linalg.bound import rate_distortion_bound, relative_proxy_bound
 from quip_engine.linalg.guarantee import Bounds, Traces, bounds, feedback_ratio, rate_of, traces
