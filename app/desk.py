@@ -16,6 +16,7 @@ from app import forms
 from app import widgets as w
 from app.drafts import Draft
 from app.fields import OWN, Form, rate_range
+from app.fmt import count
 from app.forms import CHOICES, CUSTOM, METHOD
 from app.price import price
 from app.state import explain
@@ -24,11 +25,21 @@ from app.tabs.models import facts_line
 from quip_engine.calibration import SETS, preview
 from quip_engine.config import JobConfig, RecipeConfig
 from quip_engine.errors import QuipError
-from quip_engine.estimate import estimate
-from quip_engine.methods.registry import presets, resolve
+from quip_engine.estimate import Rates, estimate, measured
+from quip_engine.methods.registry import Recipe, presets, resolve
 from quip_engine.recipe_file import read_recipe, recipe_text
 
 PREVIEWED = 3  # texts shown
+MEASURE = "Measure the time"
+
+
+def token_counts(folder: str, texts: list[str]) -> list[int]:
+    """How many tokens of a model's tokenizer each text has."""
+    from quip_engine.loading import load_tokenizer  # noqa: PLC0415 - transformers
+
+    return [
+        len(ids) for ids in load_tokenizer(Path(folder))(texts, add_special_tokens=False, verbose=False)["input_ids"]
+    ]
 
 
 class Desk:
@@ -36,6 +47,7 @@ class Desk:
 
     def __init__(self, studio: Studio, form: Form, note: Any) -> None:
         self.studio, self.form, self.note, self.draft = studio, form, note, Draft(studio.home)
+        self.rates: dict[tuple[str, Recipe, str], Rates] = {}
 
     @property
     def everything(self) -> list[Any]:
@@ -165,25 +177,47 @@ class Desk:
         """Options are shown for the chosen parts only."""
         return [gr.update(visible=parts.names[slot] == part) for slot, part in self.form.groups]
 
+    def measure(self, *given: Any) -> Iterator[tuple[Any, Any, Any]]:
+        """Refine the time with one of the model's layers: button, price and command."""
+        try:
+            job = self.form.job(self.studio, given)
+            facts, recipe = self.studio.facts(job.model), resolve(job.recipe)
+            yield gr.update(value="Measuring one layer…", interactive=False), gr.skip(), gr.skip()
+            self.rates[job.model, recipe, job.device] = measured(facts, recipe, job.device)
+        except Exception as error:
+            yield gr.update(value=MEASURE, interactive=True), w.problem(explain(error)), gr.skip()
+            return
+        yield gr.update(value=MEASURE, interactive=True), *self.reprice(*given)
+
     def reprice(self, *given: Any) -> tuple[w.Html, w.Html]:
         """Estimates and command of the job as it is now, or what is wrong with it."""
         try:
             job = self.form.job(self.studio, given)
             facts, recipe = self.studio.facts(job.model), resolve(job.recipe)
-            costs = estimate(facts, recipe, job.calibration, job.device)
+            rates = self.rates.get((job.model, recipe, job.device))
+            costs = estimate(facts, recipe, job.calibration, job.device, rates)
             self.draft.save(job, (self.form.values(given)[1]["out"] or "").strip())
         except Exception as error:
             return w.problem(explain(error)), w.Html("")
-        return price(facts, recipe, job, costs), w.Html(f"<pre tabindex=0>{w.tag('code', forms.command(job))}</pre>")
+        return price(facts, recipe, job, costs, rates is not None), w.Html(
+            f"<pre tabindex=0>{w.tag('code', forms.command(job))}</pre>"
+        )
 
     def preview(self, *given: Any) -> w.Html:
-        """The beginnings of a few texts of the calibration source."""
+        """The beginnings of a few texts of the calibration source, and how many tokens they are."""
+        model, fields, _ = self.form.values(given)
         try:
-            source = self.form.source(self.form.values(given)[1])
-            texts = preview(source, PREVIEWED, offline=self.studio.offline)
+            text = forms.calibration_config(self.form.source(fields), fields["samples"], fields["seqlen"])
+            texts = preview(text.source, PREVIEWED, offline=self.studio.offline)
+            tokens = token_counts(self.studio.facts(model).path, texts)
         except Exception as error:
             return w.problem(explain(error))
-        return w.joined([w.tag("blockquote", text) for text in texts])
+        total = f"The run reads {text.samples} × {text.seqlen} = {count(text.samples * text.seqlen)} tokens of it."
+        shown = [
+            w.tag("blockquote", w.joined([t, w.Html(f"<cite>{n} tokens</cite>")]))
+            for t, n in zip(texts, tokens, strict=True)
+        ]
+        return w.joined([w.note(total), *shown])
 
     def start(self, *given: Any) -> Iterator[tuple[Any, Any, bool]]:
         """Check and start; problems take the place of the price."""

@@ -69,7 +69,7 @@ def _strip() -> dict[str, Any]:
     with gr.Row(elem_id="strip"):
         w.html(BRAND)
         parts["job"] = w.html(elem_id="job")
-        parts["stop"] = gr.Button("Stop", variant="stop", size="sm", visible=False, elem_id="strip-stop")
+        parts["pause"] = gr.Button("Pause", size="sm", visible=False, elem_id="strip-pause")
         parts["open"] = gr.Button("Open", size="sm", visible=False, elem_id="strip-open")
         parts["memory"] = w.html(elem_id="memory")
     return parts
@@ -110,7 +110,7 @@ def screen(studio: Studio, choices: Choices, now: float) -> dict[str, Any]:
             "strip": {
                 "say": views.spoken(newest),
                 "job": views.strip(newest, now, since),
-                "stop": gr.update(visible=alive, interactive=alive and newest.run.status != "stopping"),  # type: ignore[union-attr]
+                "pause": gr.update(visible=alive, interactive=alive and newest.run.status != "stopping"),  # type: ignore[union-attr]
                 "open": gr.update(visible=newest is not None and views.is_news(newest, since)),
                 "memory": w.meter(ram.label, ram.used, ram.total),
             }
@@ -125,4 +125,4 @@ def _steer(page: Page) -> None:
     """The buttons of the strip."""
     latest = {"fn": lambda: (Choices(), go("Monitor")), "inputs": None, "outputs": [page.choices, page.tabs]}
     page.strip["open"].click(**latest, **w.PRIVATE)
-    page.strip["stop"].click(page.studio.stop, None, None, **w.PRIVATE)
+    page.strip["pause"].click(page.studio.pause, None, None, **w.PRIVATE)

@@ -15,6 +15,7 @@ from quip_engine import runs
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.plan import make_plan
 from quip_engine.probe import ModelFacts, probe
+from quip_engine.runs import Run
 
 
 @dataclass
@@ -63,10 +64,24 @@ class Studio:
         runs.start(job, self.home)
         self.follower.refresh()
 
+    def pause(self) -> None:
+        """Ask the run at work to end after its layer."""
+        if run := runs.active(self.home):
+            runs.pause(run.id, self.home)
+        self.follower.refresh()
+
     def stop(self) -> None:
+        """End the run at work now."""
         if run := runs.active(self.home):
             runs.stop(run.id, self.home)
         self.follower.refresh()
+
+    def enqueue(self, job: JobConfig) -> Run:
+        """The same for a job that waits for its turn, if need be."""
+        make_plan(job)
+        run = runs.enqueue(job, self.home)
+        self.follower.refresh()
+        return run
 
     def resume(self, run_id: str) -> None:
         """Let a run go on."""

@@ -23,7 +23,9 @@ PHASE_WORDS = {
     "pack": "writing the checkpoint",
     "done": "finishing",
 }
-KINDS = {"stopping": "running", "starting": "running", "stopped": "idle", "interrupted": "failed"}  # look of a status
+KINDS = {"stopping": "running", "starting": "running", "interrupted": "failed"}  # look of a status
+KINDS |= dict.fromkeys(("queued", "paused", "stopped"), "idle")
+WORDS = {"stopping": "pausing"}  # a status as it is said
 LATEST = 8  # rows of the layer table before "Show all"
 
 
@@ -38,6 +40,12 @@ def recipe_line(view: RunView) -> str:
         return recipe.method
     parts = (view.started.recipe[slot]["name"] for slot in ("transform", "codebook", "rounding"))
     return f"{recipe.method} · {' × '.join(parts)}{by_trial(len(view.started.recipe.get('rivals', ())))}"
+
+
+def status_pill(status: str, *, sentence: bool = True) -> w.Html:
+    """The state of a run as a word with a dot; ``sentence`` writes it with a capital."""
+    word = WORDS.get(status, status)
+    return w.pill(word.capitalize() if sentence else word, KINDS.get(status, status))
 
 
 def checkpoint(run: Run) -> Path:
@@ -58,14 +66,12 @@ def strip(view: RunView | None, now: float, since: float) -> w.Html:
     if view is None or not is_news(view, since):
         return w.Html(f'<div class="job">{w.pill("Idle", "idle")}<span class="what">No job running</span></div>')
     status = view.run.status
-    kind = {"stopping": "running", "starting": "running", "stopped": "idle", "interrupted": "failed"}.get(
-        status, status
-    )
+    kind = KINDS.get(status, status)
     what = w.joined([w.tag("b", model_name(view.run)), *_strip_words(view, now)], " · ")
     share = len(view.layers) / view.total if view.total else 0.0
     bar = w.progress(1.0 if status == "done" else share, "Job progress", kind)
     return w.Html(
-        f'<div class="job">{w.pill(status.capitalize(), kind)}<span class="what num">{what}</span>{bar}</div>'
+        f'<div class="job">{status_pill(status)}<span class="what num">{what}</span>{bar}</div>'
     )
 
 
@@ -82,7 +88,7 @@ def _strip_words(view: RunView, now: float) -> list[str]:
 def _working_words(view: RunView, now: float) -> list[str]:
     done, total = len(view.layers), view.total
     if view.run.status == "stopping":
-        return ["stops after this layer"]
+        return ["ends after this layer"]
     if view.phase in PHASE_WORDS or not total:
         return [PHASE_WORDS.get(view.phase, PHASE_WORDS["check"])]
     left = eta(view.remaining(now))
@@ -94,7 +100,7 @@ def spoken(view: RunView | None) -> str:
     if view is None:
         return "No job running"
     phase = f", {PHASES.get(view.phase, view.phase).lower()}" if view.run.alive else ""
-    return f"{model_name(view.run)}: {view.run.status}{phase}"
+    return f"{model_name(view.run)}: {WORDS.get(view.run.status, view.run.status)}{phase}"
 
 
 # -- the header of the Monitor -----------------------------------------------------------------------------------------
@@ -105,9 +111,11 @@ def head(view: RunView) -> w.Html:
     title = {
         "done": f"{name} has {bits} bits per weight now",
         "failed": f"{name} failed at layer {len(view.layers) + 1}",
+        "paused": f"{name} is paused",
         "stopped": f"{name} is stopped",
+        "queued": f"{name} waits in the queue",
         "interrupted": f"{name} was interrupted",
-        "stopping": f"Stopping {name} after this layer",
+        "stopping": f"{name} pauses after this layer",
     }.get(status, f"Quantizing {name} to {bits} bits")
     parts = [view.run.id.replace("-", " "), recipe_line(view)]
     if view.started:

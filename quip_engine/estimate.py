@@ -68,13 +68,22 @@ class Rates:
     per_weight: float  # seconds
 
 
-def estimate(facts: ModelFacts, recipe: Recipe, calibration: CalibrationConfig, device: str = "auto") -> Estimate:
-    """Costs of quantizing the model of ``facts`` with ``recipe``. Times the recipe on this machine (about 0.3 s)."""
+def estimate(
+    facts: ModelFacts,
+    recipe: Recipe,
+    calibration: CalibrationConfig,
+    device: str = "auto",
+    rates: Rates | None = None,
+) -> Estimate:
+    """Costs of quantizing the model of ``facts`` with ``recipe``.
+
+    ``rates``: from ``measured``; without them the recipe is timed on two small layers (about 0.3 s).
+    """
     where = resolve_device(device)
     seqlen = min(calibration.seqlen, facts.context)
     states = calibration.samples * seqlen * facts.hidden * FLOAT
     size = output_bytes(facts, recipe)
-    tokens, rates = calibration.samples * seqlen, _rates(recipe, where, torch.get_num_threads())
+    tokens, rates = calibration.samples * seqlen, rates or _rates(recipe, where, torch.get_num_threads())
     weighted = recipe.hessian == "weighted"
     kept = max(facts.blocks, 2) if weighted else 2  # states at the input of every block, or before and after one
     return Estimate(
@@ -86,6 +95,17 @@ def estimate(facts: ModelFacts, recipe: Recipe, calibration: CalibrationConfig, 
         seconds=_seconds(facts, tokens, rates) + (_gradient_flops(facts, tokens) / rates.flops if weighted else 0),
         disk=size + kept * states,  # finished blocks become the output
     )
+
+
+def measured(facts: ModelFacts, recipe: Recipe, device: str = "auto") -> Rates:
+    """Rates from quantizing one layer of the model's own shapes, the smallest that has at least the mean of weights."""
+    where = resolve_device(device)
+    usual = _rates(recipe, where, torch.get_num_threads())
+    shapes = sorted({layer.shape for layer in facts.linear_layers}, key=math.prod)
+    mean = _weights(facts) / len(facts.linear_layers)
+    m, n = next(shape for shape in shapes if math.prod(shape) >= mean)
+    seconds = _layer_seconds(recipe, m, n, where, 1) - _layer_flops(m, n) / usual.flops
+    return Rates(usual.flops, 0.0, max(seconds, 0.0) / (m * n))
 
 
 def output_bytes(facts: ModelFacts, recipe: Recipe) -> int:

@@ -11,7 +11,7 @@ from helpers import FAMILIES, made_up_text, tiny_model
 
 from quip_engine import events
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
-from quip_engine.estimate import Estimate, _peak_memory, _rates, estimate, output_bytes
+from quip_engine.estimate import Estimate, _peak_memory, _rates, estimate, measured, output_bytes
 from quip_engine.methods import resolve
 from quip_engine.pipeline import quantize_model
 from quip_engine.probe import probe
@@ -81,3 +81,13 @@ def test_measuring_takes_a_moment_and_only_once(assets: Path) -> None:
     started = time.process_time()
     estimate(facts, recipe, SMALL, "cpu")
     assert time.process_time() - started < 0.1  # the first takes 0.2
+
+
+def test_a_measured_layer_gives_the_time_of_the_rest(assets: Path) -> None:
+    """Both ways of timing agree within what a busy machine varies by."""
+    facts, recipe = probe(str(assets / "demo-model")), resolve(RecipeConfig("quip#", 2))
+    rates = measured(facts, recipe, "cpu")
+    quick, refined = (estimate(facts, recipe, SMALL, "cpu", r) for r in (None, rates))
+    assert rates.per_column == 0
+    assert quick.seconds / 4 < refined.seconds < quick.seconds * 4  # 0.8 to 1.3 measured
+    assert quick.bytes == refined.bytes

@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from app import widgets as w
-from app.desk import Desk
+from app.desk import MEASURE, Desk
 from app.fields import OWN, Form, calibration_fields, recipe_fields, run_fields
 from app.forms import METHOD
 from app.page import Choices, Moment, Page, go
@@ -50,6 +50,7 @@ def build(page: Page) -> dict[str, Any]:
             parts["command"] = w.html(elem_id="command")
             parts["trouble"] = w.html(visible=False)
             with gr.Row(elem_classes="bar"):
+                parts["measure"] = gr.Button(MEASURE, size="sm", elem_classes="quiet", elem_id="measure")
                 save = gr.Button("Save recipe", size="sm", elem_classes="quiet", elem_id="save-recipe")
                 load = gr.UploadButton(
                     "Load recipe", file_types=[".json"], size="sm", elem_classes="quiet", elem_id="load-recipe"
@@ -79,6 +80,8 @@ def _keep(desk: Desk, page: Page, parts: dict[str, Any], save: gr.Button, load: 
     page.blocks.load(desk.recalled, None, desk.everything, **w.PRIVATE).then(
         desk.card, desk.form.model, parts["card"], **w.PRIVATE
     ).then(**priced)
+    refined = [parts["measure"], parts["price"], parts["command"]]
+    parts["measure"].click(desk.measure, inputs, refined, **w.PRIVATE)
     carrier = gr.JSON(visible=False)
     written = save.click(desk.recipe_file, inputs, carrier, **w.PRIVATE)
     written.then(None, carrier, None, js=w.DOWNLOAD, **w.PRIVATE)
