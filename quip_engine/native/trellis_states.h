@@ -6,6 +6,7 @@
 
    Computed codes: with AVX-512 one register holds the states of a row, one to a lane of 32 bits. A shuffle brings the
    bytes of its window to each lane, a shift and a mask cut it out; then the code is a few instructions for 16 weights.
+   (``levels`` goes another way: trellis_levels.h.)
 
    Looked up: half a row's windows lie in 64 bits. Loads are the work, and they are halved: one look-up gives two
    weights, by the window of L + k bits that both states lie in, as long as that table is not much larger than the
@@ -27,14 +28,15 @@
 
 enum { TILE = 16 };
 
-/* Ways from a state to its value. The last three compute it, and need TRELLIS_AVX512. */
-enum { ONE_EACH, TWO_EACH, ONE_MAD, MUL1, THREE_INST };
+/* Ways from a state to its value. The last four compute it, and need TRELLIS_AVX512 (trellis_codes.h) or, LEVELS,
+   TRELLIS_LEVELS (trellis_levels.h). */
+enum { ONE_EACH, TWO_EACH, ONE_MAD, MUL1, THREE_INST, LEVELS };
 
 typedef struct {
     const uint8_t *codes; /* (ceil(m / 16), ceil(n / 16), 32 k) */
     int64_t m, n;
     int way, k, L;      /* L: bits of a window; TWO_EACH: of the window of two weights */
-    const float *table; /* ONE_EACH: (2^L,); TWO_EACH: (2^L, 2) */
+    const float *table; /* ONE_EACH: (2^L,); TWO_EACH: (2^L, 2); LEVELS: (256,) int8_t */
     float scale;
 } trellis_layer;
 

@@ -1,6 +1,6 @@
 /* A trellis layer as a matrix: float32 or bfloat16, rounded to nearest even, row by row (codebooks/trellis.py). */
 
-#include "trellis_states.h"
+#include "trellis_levels.h"
 
 typedef uint32_t words __attribute__((vector_size(64)));
 typedef uint16_t halves __attribute__((vector_size(32), aligned(2)));
@@ -43,6 +43,34 @@ INLINE void unpack(const trellis_layer *layer, int way, void *out, int bfloat, i
                 unpack_row(layer, i, r, 0, way, out, bfloat);
 }
 
+#ifdef TRELLIS_LEVELS
+/* Rows that are decoded together, of all tiles in row i. */
+INLINE void unpack_quarter(const trellis_layer *layer, const level_reader *reader, int64_t i, int quarter, void *out,
+                           int bfloat)
+{
+    const int64_t n = layer->n, first = TILE * i + ROWS * quarter, rows = layer->m - first;
+    const uint8_t *tile = tile_at(layer, i, 0);
+    _Alignas(64) int8_t levels[ROWS][TILE];
+    for (int64_t j = 0; j < n; j += TILE, tile += 32 * layer->k) {
+        const __m512i above = levels_of(mirrored(tile, layer->k), quarter, layer->k, reader);
+        _mm512_store_si512(levels, _mm512_xor_si512(above, _mm512_set1_epi8((char)128)));
+        for (int r = 0; r < ROWS && r < rows; r++) {
+            const __m512i whole = _mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)levels[r]));
+            const row values = times(_mm512_cvtepi32_ps(whole), layer->scale);
+            store(&values, out, (first + r) * n + j, n - j, bfloat);
+        }
+    }
+}
+
+INLINE void unpack_levels(const trellis_layer *layer, void *out, int bfloat, int64_t start, int64_t stop)
+{
+    const level_reader reader = level_reader_of(layer);
+    for (int64_t i = start; i < stop; i++)
+        for (int quarter = 0; quarter < QUARTERS; quarter++)
+            unpack_quarter(layer, &reader, i, quarter, out, bfloat);
+}
+#endif
+
 /* out: (m, n) float or, where ``bfloat``, bfloat16, for the rows of tiles start .. stop - 1. */
 void trellis_unpack(const uint8_t *codes, int64_t m, int64_t n, int way, int k, int L, const float *table,
                     const float *scale, float unit, void *out, int bfloat, int64_t start, int64_t stop)
@@ -61,4 +89,10 @@ void trellis_unpack(const uint8_t *codes, int64_t m, int64_t n, int way, int k, 
     CASE(THREE_INST)
 #endif
 #undef CASE
+#ifdef TRELLIS_LEVELS
+    if (way == LEVELS && bfloat)
+        unpack_levels(&layer, out, 1, start, stop);
+    else if (way == LEVELS)
+        unpack_levels(&layer, out, 0, start, stop);
+#endif
 }

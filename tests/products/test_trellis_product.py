@@ -20,7 +20,9 @@ SHAPES = [(40, 37), (16, 16), (1, 1), (33, 130)]
 
 pytestmark = pytest.mark.skipif(library() is None, reason="there are no C kernels")
 has_int8 = product_of(Trellis(code="mul1"), CPU, "int8") is not None
+has_levels = product_of(Trellis(code="levels"), CPU, "int8") is not None
 needs_int8 = pytest.mark.skipif(not has_int8, reason="needs AVX-512 VNNI")
+needs_levels = pytest.mark.skipif(not has_levels, reason="needs AVX-512 VBMI")
 
 
 def random_layer(form: Trellis, m: int, n: int, seed: int = 0) -> Packed:
@@ -53,7 +55,7 @@ def test_every_code_and_size(bits: int, m: int, n: int) -> None:
             check_product(layer, b)
 
 
-@pytest.mark.parametrize("code", ["1mad", "mul1", "3inst", "quantile", "hyb"])
+@pytest.mark.parametrize("code", ["1mad", "mul1", "3inst", "quantile", "levels", "hyb"])
 def test_unpacked_numbers_are_those_of_the_codebook(code: str) -> None:
     """All states of L = 16 come up in a matrix of this size."""
     layer = random_layer(Trellis(L=16, code=code), 512, 1024)
@@ -63,8 +65,10 @@ def test_unpacked_numbers_are_those_of_the_codebook(code: str) -> None:
     assert torch.equal(product().unpack(layer, torch.bfloat16), there.bfloat16())
 
 
-@needs_int8
-@pytest.mark.parametrize("code", ["1mad", "mul1"])
+@pytest.mark.parametrize(
+    "code",
+    [*(pytest.param(code, marks=needs_int8) for code in ("1mad", "mul1")), pytest.param("levels", marks=needs_levels)],
+)
 @pytest.mark.parametrize("bits", [1, 2, 3, 4])
 def test_eight_bit_activations(code: str, bits: int) -> None:
     """Measured: 0.0032 to 0.0044; at a width of 4096 0.0024 to 0.0043."""
@@ -73,12 +77,32 @@ def test_eight_bit_activations(code: str, bits: int) -> None:
             check_product(random_layer(Trellis(bits=bits, L=12, code=code), 200, n), b, "int8", INT8)
 
 
-@needs_int8
-def test_eight_bit_activations_of_zero_and_far_from_zero() -> None:
-    layer = random_layer(Trellis(code="mul1"), 32, 256)
+@pytest.mark.parametrize("code", [pytest.param("mul1", marks=needs_int8), pytest.param("levels", marks=needs_levels)])
+def test_eight_bit_activations_of_zero_and_far_from_zero(code: str) -> None:
+    layer = random_layer(Trellis(code=code), 32, 256)
     assert not product().multiply(layer, torch.zeros(2, 256), "int8").any()
     x = inputs(256) + 100
     assert relative_error(product().multiply(layer, x, "int8"), reference(layer, x)) <= INT8
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3, 4])
+def test_three_digits_lose_no_more_than_float32(bits: int) -> None:
+    """Against float64, far from zero, too, where what is added to levels must fall out exactly. Measured: 3e-7."""
+    for L in range(8, 17):
+        layer = random_layer(Trellis(bits=bits, L=L, code="levels"), 48, 400, L)
+        W = layer.codebook.decode(layer.tensors, 48, 400)
+        for x in (inputs(400), 1e-6 * inputs(400), 1e30 * inputs(400) + 1e32):
+            truth = x.double() @ W.double().T
+            assert relative_error(product().multiply(layer, x), truth) <= 1e-6
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_is_not_finite_is_seen(value: float) -> None:
+    layer, x = random_layer(Trellis(code="levels"), 32, 256), inputs(256)
+    x[0, 77] = value
+    assert not product().multiply(layer, x).isfinite().any()
+    x[0, 78] = float("-inf")
+    assert not product().multiply(layer, x).isfinite().any()
 
 
 def test_other_codes_have_float_activations_only() -> None:
@@ -91,7 +115,12 @@ def test_a_rounded_layer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "activations"), [("mul1", "float"), ("quantile", "float"), pytest.param("mul1", "int8", marks=needs_int8)]
+    ("code", "activations"),
+    [
+        *(("mul1", "float"), ("quantile", "float"), ("levels", "float")),
+        pytest.param("mul1", "int8", marks=needs_int8),
+        pytest.param("levels", "int8", marks=needs_levels),
+    ],
 )
 def test_threads_change_nothing(code: str, activations: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SHARE", 1)
@@ -111,14 +140,14 @@ def test_nothing_outside_the_codes_is_read(bits: int, behind: bool) -> None:
     area = mmap.mmap(-1, 3 * page)
     start = ctypes.addressof(ctypes.c_char.from_buffer(area)) + (2 * page if behind else 0)
     assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(start), page, 0) == 0
-    for code in ("mul1", "quantile", "hyb"):
+    for code in ("mul1", "quantile", "levels", "hyb"):
         layer = random_layer(Trellis(bits=bits, code=code, L=12), 20, 70)
         codes = layer.tensors["codes"]
         at = 2 * page - codes.numel() if behind else page
         kept = torch.frombuffer(area, dtype=torch.uint8, count=3 * page)[at : at + codes.numel()].view_as(codes)
         layer = Packed(layer.codebook, {**layer.tensors, "codes": kept.copy_(codes)}, 20, 70)
         check_product(layer, 2)
-        if code == "mul1" and has_int8:
+        if product_of(layer.codebook, CPU, "int8"):
             check_product(layer, 1, "int8", 0.01)
 
 
@@ -129,6 +158,7 @@ def test_without_kernels_there_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_it_runs_on_is_named() -> None:
     assert product().kernel(Trellis(code="mul1"), CPU) in {"AVX-512 VNNI", "C"}
+    assert product().kernel(Trellis(code="levels"), CPU) in {"AVX-512 VBMI", "C"}
     assert product().kernel(Trellis(), CPU) == "C"
 
 
