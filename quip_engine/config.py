@@ -63,10 +63,7 @@ class JobConfig:
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, 0, 2**31 - 1, whole=True)
-        if self.device not in DEVICES:
-            fail("BAD_SETTING", field="device", value=self.device, allowed=", ".join(DEVICES))
-        if self.threads is not None:
-            check_number("threads", self.threads, 1, 1024, whole=True)
+        _check_machine(self.device, self.threads)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -76,6 +73,42 @@ class JobConfig:
         nested = {"recipe": RecipeConfig, "calibration": CalibrationConfig}
         values = {k: _strict(nested[k], v) if k in nested else v for k, v in record.items()}
         return _strict(cls, values)
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """One evaluation: a model, the original it is compared with (empty: none), a text and how it is cut.
+
+    ``text``: ``bundled`` or a file; ``windows`` None: all that the text fills. ``layers``: also each layer alone.
+    ``tasks``: of lm_eval, with at most ``questions`` each.
+    """
+
+    model: str
+    against: str = ""
+    text: str = "bundled"
+    seqlen: int = 256
+    windows: int | None = None
+    layers: bool = True
+    tasks: tuple[str, ...] = ()
+    questions: int = 100
+    device: str = "auto"
+    threads: int | None = None
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.text, str) or not self.text.strip():
+            fail("CALIB_EMPTY", source="The evaluation text")
+        check_number("seqlen", self.seqlen, 2, 1_048_576, whole=True)
+        if self.windows is not None:
+            check_number("windows", self.windows, 1, 10**9, whole=True)
+        check_number("questions", self.questions, 1, 10**6, whole=True)
+        _check_machine(self.device, self.threads)
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> EvaluationConfig:
+        return _strict(cls, {**record, "tasks": tuple(record.get("tasks", ()))})
 
 
 @dataclass(frozen=True)
@@ -107,6 +140,13 @@ def check_number(
         kind = "a whole number" if whole else "a number"
         allowed = " or ".join([f"{kind} from {low:.15g} to {high:.15g}", *words])
         fail("BAD_SETTING", field=name, value=repr(value), allowed=allowed)
+
+
+def _check_machine(device: str, threads: int | None) -> None:
+    if device not in DEVICES:
+        fail("BAD_SETTING", field="device", value=device, allowed=", ".join(DEVICES))
+    if threads is not None:
+        check_number("threads", threads, 1, 1024, whole=True)
 
 
 def _strict(kind: type[T], values: dict[str, Any]) -> T:

@@ -133,6 +133,8 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "{source} has {tokens} tokens, fewer than one window of {seqlen}.",
         "Use more text or a shorter window.",
     ),
+    "EVALUATION_NOT_FOUND": ("There is no evaluation {name}.", "Choose one of the results table."),
+    "TASK_FAILED": ("The task {task} could not be run: {reason}.", "Its data must be in the cache, or be fetched."),
     "LOAD_FAILED": ("{path} could not be loaded: {reason}.", "Download it again, or choose another model."),
     "MODEL_GONE": ("The files of {name} are gone.", "Choose another model."),
     "PORT_BUSY": ("Port {port} is in use.", "Start with --port and another number."),

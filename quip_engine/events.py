@@ -119,6 +119,78 @@ class RunFailed:
     details: str = ""
 
 
+@dataclass(frozen=True)
+class EvaluationStarted:
+    model: str
+    against: str  # empty: nothing to compare with
+    text: str  # name of the text
+    seqlen: int
+    windows: int
+    blocks: int  # whose states are compared
+    layers: list[dict[str, Any]]  # LayerName of every layer that will be measured alone
+    layer_windows: int  # on so many windows
+    tasks: list[str]
+    device: str
+
+
+@dataclass(frozen=True)
+class WindowScored:
+    windows: int  # scored so far
+    figures: dict[str, float | None]  # of all of them, with standard errors (``evaluate.Evaluation.figures``)
+    seconds: float  # since the first window began
+
+
+@dataclass(frozen=True)
+class BlockCompared:
+    """Hidden states after a block, model against original (``damage.BlockErrors``)."""
+
+    block: int
+    error: float
+    error_error: float | None
+    cosine: float
+
+
+@dataclass(frozen=True)
+class LayerCompared:
+    """KL of the original with this one layer of the model, over the windows measured so far."""
+
+    name: str
+    block: int
+    projection: str
+    kl: float
+    windows: int
+
+
+@dataclass(frozen=True)
+class TaskScored:
+    task: str
+    metric: str
+    value: float
+    error: float | None
+    original: float | None  # the original's, None without one
+    questions: int
+
+
+@dataclass(frozen=True)
+class EvaluationFinished:
+    """Everything an evaluation has found; figures as in ``WindowScored``, records as in ``damage``."""
+
+    windows: int
+    seqlen: int
+    tokens: int  # that were scored
+    figures: dict[str, float | None]
+    positions: list[dict[str, Any]]
+    worst: list[dict[str, Any]]
+    blocks: list[dict[str, Any]]
+    layers: list[dict[str, Any]]
+    tasks: list[dict[str, Any]]
+    model: dict[str, Any]  # name, bytes, bits_per_weight, parameters, method
+    original: dict[str, Any] | None
+    notes: list[str]
+    seconds: float
+    passes_seconds: float  # of a window through the model, and through the original if there is one
+
+
 Event = (
     RunStarted
     | PhaseChanged
@@ -130,6 +202,12 @@ Event = (
     | RunFinished
     | RunStopped
     | RunFailed
+    | EvaluationStarted
+    | WindowScored
+    | BlockCompared
+    | LayerCompared
+    | TaskScored
+    | EvaluationFinished
 )
 _TYPES: dict[str, type] = {kind.__name__: kind for kind in Event.__args__}
 
