@@ -32,10 +32,11 @@ import torch
 from torch import Tensor
 
 from quip_engine.codebooks import Codebook
+from quip_engine.linalg.gemm import Gemm
 from quip_engine.native import converted, fresh
 
 FEW = 4  # rows of x from which on unpacking pays, unless a product knows better
-HEIGHT = 1024  # rows of W~ unpacked at once for a GEMM: few enough for a cache, enough for GEMM; measured
+HEIGHT = 768  # rows of W~ unpacked at once for a GEMM: few enough for a cache, enough for GEMM; measured
 
 
 @dataclass(frozen=True)
@@ -143,25 +144,21 @@ def _computed(layer: Packed, x: Tensor, activations: str, dtype: torch.dtype) ->
         return reference(layer, x)
     if len(x) <= product.few:
         return product.multiply(layer, x.contiguous(), activations)
-    if isinstance(product, RowProduct) and layer.m > HEIGHT:
-        return _in_tiles(product, layer, converted(x, dtype))
+    if isinstance(product, RowProduct):
+        return _in_tiles(product, layer, x, dtype)
     return converted(converted(x, dtype) @ product.unpack(layer, dtype).T, torch.float32)
 
 
-def _in_tiles(product: RowProduct, layer: Packed, x: Tensor) -> Tensor:
-    """y: (b, m) float32 of x: (b, n); the memory that a tile of W~ and its part of y take stays in the caches."""
+def _in_tiles(product: RowProduct, layer: Packed, x: Tensor, dtype: torch.dtype) -> Tensor:
+    """y: (b, m) float32 of x: (b, n) float32; the memory of a tile of W~ stays in the caches."""
     together = product.together(layer)
     height = max(1, HEIGHT // together) * together
-    y, tile = fresh(len(x), layer.m, dtype=torch.float32), fresh(height, layer.n, dtype=x.dtype)
-    part = torch.empty(len(x) * height, dtype=x.dtype)
+    y, tile = fresh(len(x), layer.m, dtype=torch.float32), fresh(min(height, layer.m), layer.n, dtype=dtype)
+    gemm = Gemm(x, dtype)
     for start in range(0, layer.m, height):
         W = tile[: layer.m - start]
         product.unpack_rows(layer, W, start)
-        into = y[:, start : start + len(W)]
-        if x.dtype == y.dtype:
-            torch.mm(x, W.T, out=into)
-        else:
-            into.copy_(torch.mm(x, W.T, out=part[: len(x) * len(W)].view(len(x), len(W))))
+        gemm.into(y[:, start : start + len(W)], W)
     return y
 
 
