@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from types import EllipsisType
 from typing import Any
@@ -19,11 +20,10 @@ from torch import Tensor
 
 from quip_engine.codebooks import Codebook, Quantizer, codebooks
 from quip_engine.errors import QuipError, fail
-from quip_engine.linalg.hessian import check_hessian
+from quip_engine.linalg.hessian import ROWS, check_hessian
 from quip_engine.linalg.proxy import eigenvectors as eigenvectors_of
-from quip_engine.linalg.proxy import hessian_incoherence, proxy_loss, weight_incoherence
+from quip_engine.linalg.proxy import hessian_incoherence, quadratic_trace, weight_incoherence
 from quip_engine.methods.registry import Recipe
-from quip_engine.rounding import Rounded
 from quip_engine.transforms import Maps, TensorSpec, Transform, transforms
 from quip_engine.transforms.base import Keep
 
@@ -95,37 +95,38 @@ def quantize_weight(
     name: str = "W",
     eigenvectors: Tensor | EllipsisType | None = ...,
     importance: Tensor | None = None,
+    last: bool = False,
 ) -> QuantizedWeight:
     """Quantize W: (m, n) under H: (n, n) = E[w x x^T], tokens counting alike or by their weights w.
 
     ``importance``: (m,) positive, mean 1, what a squared error of each output costs; None where that is unknown.
     ``input_seed`` is shared by layers that read the same input; by default it follows from ``seed``. Such layers also
-    share ``eigenvectors(H)``, which may be given; by default they are computed here. Raises ``NON_FINITE`` for NaN or
-    infinite input and ``QUANT_UNSTABLE`` where no damping makes H usable.
+    share ``eigenvectors(H)``, which may be given; by default they are computed here. ``last``: nobody needs H after
+    this, it may be overwritten. Raises ``NON_FINITE`` for NaN or infinite input and ``QUANT_UNSTABLE`` where no damping
+    makes H usable.
     """
-    started = time.perf_counter()
-    W, H, notes = _checked(W, H, name)
+    H, notes = _checked(W, H, name)
     m, n = W.shape
-    problem = Problem(W, H, importance, seed, seed if input_seed is None else input_seed)
+    Q = eigenvectors_of(H) if eigenvectors is ... else eigenvectors
+    started = time.perf_counter()
+    problem = Problem(W.detach(), H, importance, seed, seed if input_seed is None else input_seed)
     recipe = _best_rival(problem, recipe)
-    solved = _solve(problem, recipe)
-    maps, W_t, rounded = solved.maps, solved.W_t, solved.rounded
-    tensors = solved.tensors | solved.quantizer.pack(rounded.codes)
+    without = quadratic_trace(problem.W, H)
+    solved = _solve(problem, recipe, last=last)
+    tensors = solved.tensors | solved.quantizer.pack(solved.codes)
     seconds = time.perf_counter() - started
-    mu_h = _hessian_incoherence(eigenvectors_of(H) if eigenvectors is ... else eigenvectors, solved.H_t, maps)
-    error = maps.inverse(rounded.weight.sub_(W_t))
-    rel_mse = squared_norm(error) / max(squared_norm(W), 1e-300)
-    rel_proxy = proxy_loss(W, error.add_(W), H)
+    mu_h = _hessian_incoherence(Q, solved.H_t, solved.maps)
+    rel_proxy = quadratic_trace(solved.error, solved.H_t) / max(without, 1e-300)
     report = LayerReport(
         bits_per_weight=stored_bits(tensors) / (m * n),
         rel_proxy=rel_proxy,
-        rel_mse=rel_mse,
-        mu_w_before=weight_incoherence(W),
-        mu_w_after=weight_incoherence(W_t),
+        rel_mse=squared_norm(solved.error, solved.maps.from_input) / max(squared_norm(problem.W), 1e-300),
+        mu_w_before=weight_incoherence(problem.W),
+        mu_w_after=solved.mu_w,
         mu_h_before=mu_h[0],
         mu_h_after=mu_h[1],
         seconds=seconds,
-        notes=notes + recipe.transform.notes(m, n) + rounded.notes + ([LOST] if rel_proxy >= 1 else []),
+        notes=notes + recipe.transform.notes(m, n) + solved.notes + ([LOST] if rel_proxy >= 1 else []),
     )
     return QuantizedWeight((m, n), LayerFormat(recipe.transform, recipe.codebook), tensors, report)
 
@@ -143,27 +144,36 @@ class Problem:
 
 @dataclass
 class Solution:
-    """A problem after transform and rounding, in the basis of the transform."""
+    """A problem after transform and rounding."""
 
     tensors: dict[str, Tensor]  # stored by the transform
     maps: Maps
-    W_t: Tensor
-    H_t: Tensor
-    rounded: Rounded
+    H_t: Tensor  # in the basis of the transform
     quantizer: Quantizer
+    codes: list[Tensor]
+    error: Tensor  # (m, n): W^ - W, its outputs those of the layer, its inputs in the basis of H_t
+    mu_w: float  # of the transformed weights
+    notes: list[str]
 
 
-def _solve(problem: Problem, recipe: Recipe) -> Solution:
-    W, H, known = problem.W, problem.H, problem.importance
+def _solve(problem: Problem, recipe: Recipe, *, last: bool = False) -> Solution:
+    """``last``: in the place of H."""
+    W, H, known = problem.W.to(torch.float32, copy=True), problem.H, problem.importance
+    shape = W.shape
     seeds = {"input_seed": problem.input_seed, "output_seed": problem.seed + 1}
     tensors = recipe.transform.fit(W, H, **seeds, importance=known)
-    maps = recipe.transform.maps(tensors, *W.shape)
-    W_t, H_t = maps.weight(W), maps.hessian(H)
-    quantizer = recipe.codebook.fit(W_t, H_t, stored_bits(tensors))
+    maps = recipe.transform.maps(tensors, *shape)
+    W = maps.weight(W)
+    H = maps.hessian_(H) if last else maps.hessian(H)
+    quantizer = recipe.codebook.fit(W, H, stored_bits(tensors))
     if known is not None and isinstance(maps.output_rotation, Keep):  # rows that are mixed count alike
         quantizer.weigh(known if maps.output_scale is None else known * maps.output_scale.square())
-    rounded = recipe.rounding.round(W_t, H_t, quantizer, torch.Generator().manual_seed(problem.seed))
-    return Solution(tensors, maps, W_t, H_t, rounded, quantizer)
+    rounded = recipe.rounding.round(W, H, quantizer, torch.Generator().manual_seed(problem.seed))
+    mu_w = weight_incoherence(W)
+    error = rounded.weight.sub_(W)
+    codes, notes = rounded.codes, rounded.notes
+    del W, rounded  # a rotation of the error needs the room
+    return Solution(tensors, maps, H, quantizer, codes, maps.on_output(error.T).T, mu_w, notes)
 
 
 def _best_rival(problem: Problem, recipe: Recipe) -> Recipe:
@@ -185,15 +195,14 @@ def _best_rival(problem: Problem, recipe: Recipe) -> Recipe:
             if error.code != "WIDTH_UNSUPPORTED":
                 raise
             return math.inf  # where none fits, the one that is taken says why
-        W_hat = tried.maps.inverse(tried.rounded.weight.sub_(tried.W_t)).add_(W)
-        return proxy_loss(W * rows, W_hat.mul_(rows), problem.H)
+        return quadratic_trace(tried.error.mul_(rows), tried.H_t)
 
     return min(recipe.rivals, key=loss)
 
 
 def _usual_importance(W: Tensor) -> Tensor:
     """1 / rms of the rows of W: (m, n), up to a factor: (m,)."""
-    norms = torch.linalg.vector_norm(W, dim=1)
+    norms = torch.linalg.vector_norm(W, dim=1, dtype=torch.float32)
     return 1 / norms.clamp_min(max(float(norms.max()) * SMALLEST_ROW, 1e-30))
 
 
@@ -202,17 +211,15 @@ def stored_bits(tensors: dict[str, Tensor]) -> int:
     return sum(8 * t.numel() * t.element_size() for t in tensors.values())
 
 
-def squared_norm(W: Tensor) -> float:
-    """|W|_F^2 of W: (m, n), in float64 without a copy of the whole."""
-    return sum(float(rows.double().square().sum()) for rows in W.split(256))
+def squared_norm(W: Tensor, mapped: Callable[[Tensor], Tensor] = torch.Tensor.double) -> float:
+    """|W|_F^2 of W: (m, n), or of its rows once they are ``mapped``; in float64 without a copy of the whole."""
+    return sum(float(mapped(rows).double().square().sum()) for rows in W.split(ROWS))
 
 
-def _checked(W: Tensor, H: Tensor, name: str) -> tuple[Tensor, Tensor, list[str]]:
-    W = W.detach().to(torch.float32)
-    if bad := int((~torch.isfinite(W)).sum()):
+def _checked(W: Tensor, H: Tensor, name: str) -> tuple[Tensor, list[str]]:
+    if bad := sum(int((~torch.isfinite(rows)).sum()) for rows in W.split(ROWS)):
         fail("NON_FINITE", name=name, count=bad, remedy="The model is damaged; download it again.")
-    H, notes = check_hessian(H, W.shape[1], name)
-    return W, H, notes
+    return check_hessian(H, W.shape[1], name)
 
 
 def _hessian_incoherence(Q: Tensor | None, H_t: Tensor, maps: Maps) -> tuple[float | None, float | None]:

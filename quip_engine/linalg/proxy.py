@@ -28,11 +28,15 @@ def proxy_loss(W: Tensor, W_hat: Tensor, H: Tensor) -> float:
 
 
 def quadratic_trace(E: Tensor, H: Tensor) -> float:
-    """tr(E H E^T) for E: (m, n) float64 and a symmetric H: (n, n).
+    """tr(E H E^T) for E: (m, n) and a symmetric H: (n, n).
 
     In float64, because a good rounding leaves its error where H is small: the large terms cancel. By symmetry only the
     blocks of H on and below the diagonal are used.
     """
+    return sum(_trace_of_rows(rows.double(), H) for rows in E.split(CHUNK))
+
+
+def _trace_of_rows(E: Tensor, H: Tensor) -> float:
     total = 0.0
     for start in range(0, H.shape[0], CHUNK):
         block = slice(start, start + CHUNK)
@@ -44,7 +48,9 @@ def quadratic_trace(E: Tensor, H: Tensor) -> float:
 
 def weight_incoherence(W: Tensor) -> float:
     """mu of W: (m, n); 1 at best. Zero for a zero matrix."""
-    return float(W.abs().max()) * math.sqrt(W.numel()) / max(float(torch.linalg.vector_norm(W)), 1e-30)
+    largest = max(float(W.max()), -float(W.min()))
+    norm = float(torch.linalg.vector_norm(W, dtype=torch.float32))
+    return largest * math.sqrt(W.numel()) / max(norm, 1e-30)
 
 
 def eigenvectors(H: Tensor, limit: int = WIDEST_EIGENVECTORS) -> Tensor | None:

@@ -88,18 +88,25 @@ class Maps:
 
     def hessian(self, H: Tensor) -> Tensor:
         """H~ = A H A^T: (n, n) from a symmetric H: (n, n)."""
-        result = torch.empty_like(H)
-        for start in range(0, len(H), ROWS):
-            rows = slice(start, start + ROWS)
-            result[rows] = self.on_input(H[rows])
-        for start in range(0, len(H), ROWS):  # in place, so that a wide H is there twice and not four times
-            columns = slice(start, start + ROWS)
-            result[:, columns] = self.on_input(result[:, columns].T.contiguous()).T
-        return result
+        return self.hessian_(H.clone())
+
+    def hessian_(self, H: Tensor) -> Tensor:
+        """The same in the place of H."""
+        if isinstance(self.input_rotation, Keep) and self.input_scale is None:
+            return H
+        for rows in H.split(ROWS):
+            rows.copy_(self.on_input(rows))
+        for columns in H.split(ROWS, 1):
+            columns.copy_(self.on_input(columns.T.contiguous()).T)
+        return H
 
     def inverse(self, W: Tensor) -> Tensor:
         """B W~ A: (m, n) from W~: (m, n)."""
-        rows = self.input_rotation.transpose(self.on_output(W.T).T)
+        return self.from_input(self.on_output(W.T).T)
+
+    def from_input(self, rows: Tensor) -> Tensor:
+        """X A: (r, n) for X: (r, n)."""
+        rows = self.input_rotation.transpose(rows)
         return rows if self.input_scale is None else rows / self.input_scale
 
 
