@@ -108,6 +108,12 @@ def measured(facts: ModelFacts, recipe: Recipe, device: str = "auto") -> Rates:
     return Rates(usual.flops, 0.0, max(seconds, 0.0) / (m * n))
 
 
+def layer_seconds(recipe: Recipe, m: int, n: int, device: str = "auto") -> float:
+    """What quantizing one m x n layer takes, its Hessian given."""
+    rates = _rates(recipe, resolve_device(device), torch.get_num_threads())
+    return _layer_flops(m, n) / rates.flops + n * rates.per_column + m * n * rates.per_weight
+
+
 def output_bytes(facts: ModelFacts, recipe: Recipe) -> int:
     """Bytes of the finished folder."""
     layout = LayerFormat(recipe.transform, recipe.codebook).layout

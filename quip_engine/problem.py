@@ -180,10 +180,10 @@ class Kept:
         """The last block up to ``block`` whose inputs are kept, and these; else the first block, and None."""
         pattern = re.compile(rf"{self.key}-states-(\d+)\.safetensors")
         names = [path.name for path in self.folder.glob(f"{self.key}-states-*")]
-        known = sorted((int(found[1]) for name in names if (found := pattern.fullmatch(name))), reverse=True)
+        known = sorted((int(match[1]) for name in names if (match := pattern.fullmatch(name))), reverse=True)
         for index in known:
-            if index <= block and (found := self.read(_states(index))) is not None:
-                return index, found["hidden"]
+            if index <= block and (tensors := self.read(_states(index))) is not None:
+                return index, tensors["hidden"]
         return 0, None
 
     def write(self, name: str, tensors: dict[str, Tensor]) -> Path:
