@@ -148,7 +148,7 @@ VIEWS = 4  # of runs that have ended, kept
 
 
 class Follower:
-    """Follows the newest run. ``refresh`` is one look at the disk; ``watch`` looks three times a second, for ever."""
+    """Follows the run that was started or resumed last. ``refresh`` is one look at the disk; ``watch`` looks three times a second, for ever."""
 
     def __init__(self, home: Path) -> None:
         self.store = Store(home)
@@ -177,7 +177,7 @@ class Follower:
         with self.lock:
             changed = runs != self.runs
             self.runs = runs
-            newest = runs[0] if runs else None
+            newest = max((run for run in runs if run.status != "queued"), key=lambda run: run.created, default=None)
             if newest is None:
                 self.view = self.previous = self._tail = None
             elif self.view is None or self.view.run.id != newest.id:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from app.journal import log
 from app.live_plot import dumps
 from app.state import RunView
 from quip_engine import events
+from quip_engine.linalg.guarantee import hadamard_incoherence
 from quip_engine.runs import Run
 
 PHASES = {"check": "Check", "calibrate": "Calibrate", "quantize": "Quantize", "pack": "Pack"}
@@ -70,9 +72,7 @@ def strip(view: RunView | None, now: float, since: float) -> w.Html:
     what = w.joined([w.tag("b", model_name(view.run)), *_strip_words(view, now)], " · ")
     share = len(view.layers) / view.total if view.total else 0.0
     bar = w.progress(1.0 if status == "done" else share, "Job progress", kind)
-    return w.Html(
-        f'<div class="job">{status_pill(status)}<span class="what num">{what}</span>{bar}</div>'
-    )
+    return w.Html(f'<div class="job">{status_pill(status)}<span class="what num">{what}</span>{bar}</div>')
 
 
 def _strip_words(view: RunView, now: float) -> list[str]:
@@ -203,12 +203,21 @@ def plots(view: RunView, previous: RunView | None) -> dict[str, str]:
     earlier = [p for p in previous.points() if p.lane in axis.names and p.block < axis.blocks] if previous else []
     current = None if view.run.status == "done" else view.upcoming()
     failed = view.run.status in ("failed", "interrupted")
+    bounds = _incoherence_bounds(view)
     return {
         "loss": dumps(figures.proxy_loss(points, axis, run, earlier)),
         "tiles": dumps(figures.block_map(points, axis, run, current, failed)),
-        "mu_w": dumps(figures.incoherence(points, axis, run, "W")),
-        "mu_h": dumps(figures.incoherence(points, axis, run, "H")),
+        "mu_w": dumps(figures.incoherence(points, axis, run, "W", [most[0] for most in bounds])),
+        "mu_h": dumps(figures.incoherence(points, axis, run, "H", [most[1] for most in bounds])),
     }
+
+
+def _incoherence_bounds(view: RunView) -> list[tuple[float, float]]:
+    """Of W and H in each lane, what a randomized Hadamard transform promises; empty for other transforms."""
+    if view.started is None or view.started.recipe["transform"]["name"] != "hadamard":
+        return []
+    shapes = {view.lanes[layer["name"]]: layer["shape"] for layer in view.started.layers}
+    return [hadamard_incoherence(*shapes[name]) for name in view.axis.names]
 
 
 COLUMNS = [("Layer", "text"), ("Transform", "text"), ("Shape", "num"), ("Proxy loss", "num"), ("to {}", "num")]
@@ -219,14 +228,16 @@ COLUMNS += [("Bits", "num"), ("Time", "num")]
 def layer_table(view: RunView, previous: RunView | None, everything: bool = False) -> w.Html:
     """Finished layers, latest first. Columns against an earlier run and of trials only where there are any."""
     columns = [(t.format(previous.run.id.replace("-", " ")), k) for t, k in COLUMNS] if previous else list(COLUMNS)
-    rows = []
+    rows, number = [], {name: k for k, name in enumerate(view.lanes)}
     for layer in reversed(list(view.layers.values())[0 if everything else -LATEST :]):
         old = previous.layers.get(layer.name) if previous else None
         rows.append(
             [
-                f"block {layer.block} · {view.lanes.get(layer.name, layer.projection)}",
+                w.keyed(
+                    f"block {layer.block} · {view.lanes.get(layer.name, layer.projection)}", number.get(layer.name)
+                ),
                 layer.transform,
-                "{} × {}".format(*layer.shape),
+                w.keyed("{} × {}".format(*layer.shape), math.prod(layer.shape)),
                 sci(layer.rel_proxy),
                 _change(layer.rel_proxy, old.rel_proxy) if old and old.rel_proxy > 0 else UNKNOWN,
                 fixed(layer.mu_w_before, 1),
@@ -234,7 +245,7 @@ def layer_table(view: RunView, previous: RunView | None, everything: bool = Fals
                 fixed(layer.mu_h_before, 1),
                 fixed(layer.mu_h_after, 2),
                 fixed(layer.bits_per_weight, 2),
-                duration(layer.seconds),
+                w.keyed(duration(layer.seconds), layer.seconds),
             ]
         )
     tried = any(layer.transform for layer in view.layers.values())

@@ -38,6 +38,12 @@ def build(page: Page) -> dict[str, Any]:
             with gr.Row(elem_classes="bar"):
                 parts["head"] = w.html()
                 parts["act"] = gr.Button("Resume", variant="primary", size="md", visible=False, elem_id="act")
+                parts["pause"] = gr.Button("Pause", size="md", visible=False, elem_id="pause")
+                parts["stop"] = gr.Button("Stop now", variant="stop", size="md", visible=False, elem_id="stop-now")
+            with gr.Row(visible=False, elem_classes="bar confirm") as parts["sure"]:
+                w.html(w.note("Layers of the unfinished block are lost; finished blocks stay, and it can be resumed."))
+                parts["stop_sure"] = gr.Button("Stop now", variant="stop", size="sm", elem_id="stop-now-sure")
+                parts["go_on"] = gr.Button("Let it run", size="sm")
             parts["numbers"] = w.html()
         _plots(parts)
         with gr.Row(elem_classes="wide two-one"):
@@ -46,7 +52,7 @@ def build(page: Page) -> dict[str, Any]:
                     parts["caption"] = w.html()
                     parts["all"] = gr.Button("Show all", size="sm", elem_classes="quiet")
                     parts["export"] = gr.Button("Export CSV", size="sm", elem_classes="quiet")
-                parts["layers"] = w.html()
+                parts["layers"] = w.html(js_on_load=w.SORTED)
             with gr.Column(scale=1, min_width=280, elem_classes="card", elem_id="log-card"):
                 w.html(w.heading("Log", level=3))
                 parts["log"] = w.html(js_on_load=FOLLOW_END)
@@ -55,7 +61,7 @@ def build(page: Page) -> dict[str, Any]:
 
 
 def _plots(parts: dict[str, Any]) -> None:
-    ends = w.legend(("diamond", "before"), ("dot", "after the transform"))
+    ends = w.legend(("diamond", "before"), ("dot", "after the transform"), ("dash", "what a random rotation promises"))
     with gr.Row(elem_classes="wide two-one"):
         with gr.Column(scale=2, min_width=320):
             parts["loss"] = live_plot(
@@ -104,8 +110,20 @@ def connect(page: Page) -> None:
     def toggle(choices: Choices) -> Choices:
         return replace(choices, all_layers=not choices.all_layers)
 
+    def stop(choices: Choices) -> Choices:
+        studio.stop()
+        return replace(choices, sure="")
+
+    def ask_first(choices: Choices) -> Choices:
+        view, _ = studio.follower.chosen(choices.run)
+        return replace(choices, sure=view.run.id if view else "")
+
     parts["act"].click(act, page.choices, [page.tabs, parts["trouble"]], **w.PRIVATE)
     parts["all"].click(toggle, page.choices, page.choices, **w.PRIVATE)
+    parts["pause"].click(studio.pause, None, None, **w.PRIVATE)
+    parts["stop"].click(ask_first, page.choices, page.choices, **w.PRIVATE)
+    parts["stop_sure"].click(stop, page.choices, page.choices, **w.PRIVATE)
+    parts["go_on"].click(lambda choices: replace(choices, sure=""), page.choices, page.choices, **w.PRIVATE)
     parts["nothing"].click(w.follow, None, page.tabs, **w.PRIVATE)
 
 
@@ -124,6 +142,9 @@ def show(moment: Moment) -> dict[str, Any]:
         "trouble": gr.update(value=trouble or "", visible=trouble is not None),
         "nothing": gr.update(visible=False),
         "body": gr.update(visible=True),
+        "pause": gr.update(visible=view.run.alive, interactive=view.run.status != "stopping"),
+        "stop": gr.update(visible=view.run.alive),
+        "sure": gr.update(visible=view.run.alive and moment.choices.sure == view.run.id),
         "act": gr.update(value=act, visible=view.run.status == "done" or view.run.resumable),
         **views.screen(view, moment.previous, moment.now),
         **_table(view, moment.previous, moment.choices.all_layers),

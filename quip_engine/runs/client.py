@@ -1,51 +1,81 @@
-"""How others use runs: start a worker, ask it to stop, resume it. Never blocks on the work itself."""
+"""How others use runs: start a worker, pause it, stop it, resume it. Never blocks on the work itself.
+
+    pause   a note in the run's directory; the worker ends after the current layer (status ``paused``)
+    stop    a signal; the worker ends at once, within three seconds (status ``stopped``)
+
+Both keep every finished block, both let ``resume`` go on after the last of them, and both hold the queue.
+"""
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-import threading
 import time
 from pathlib import Path
 
-from filelock import FileLock
+import psutil
+from filelock import FileLock, Timeout
 
-import quip_engine
+from quip_engine import events
 from quip_engine.config import JobConfig
 from quip_engine.errors import fail
-from quip_engine.runs.store import START_SECONDS, Run, Store, is_locked
+from quip_engine.runs.evaluation_store import EvaluationStore
+from quip_engine.runs.log import EventLog
+from quip_engine.runs.spawn import spawn
+from quip_engine.runs.store import Run, Store
+
+STOP_SECONDS, KILL_SECONDS = 2.0, 0.8  # for the worker to end by itself, then for the system to end it
 
 
 def start(job: JobConfig, home: Path | None = None) -> Run:
     """Make a run and its worker process, which outlives this one. Raises ``BUSY`` while another is working."""
     store = Store(home)
-    with FileLock(store.home / "start.lock"):
-        _refuse_second(store)
+    with starting(store):
+        refuse_second(store)
         run = store.create(job)
-        _spawn(store, run)
+        begin(store, run)
     return store.get(run.id)
 
 
 def resume(run_id: str, home: Path | None = None) -> Run:
     """Let a new worker go on where the last one stopped, after its last finished block."""
     store = Store(home)
-    with FileLock(store.home / "start.lock"):
-        _refuse_second(store)
+    with starting(store):
+        refuse_second(store)
         run = store.get(run_id)
         if not run.resumable:
             fail("NOTHING_TO_RESUME", path=run.job.out)
         (run.directory / "STOP").unlink(missing_ok=True)
-        store.update(run.id, status="starting", created=time.time(), finished=None, error=None)
-        _spawn(store, run)
+        store.update(run.id, status="starting", created=time.time(), finished=None, error=None, holds=0, pid=None)
+        begin(store, run)
     return store.get(run.id)
 
 
-def stop(run_id: str, home: Path | None = None) -> None:
+def pause(run_id: str, home: Path | None = None) -> None:
     """Ask the worker to stop after the current layer. Finished blocks stay, the run can be resumed."""
     run = Store(home).get(run_id)
     if run.alive:
         (run.directory / "STOP").touch()
+
+
+def stop(run_id: str, home: Path | None = None) -> None:
+    """End the worker now, with everything it has started; returns when it is gone. Finished blocks stay."""
+    store = Store(home)
+    deadline = time.monotonic() + STOP_SECONDS
+    while (run := store.get(run_id)).alive and run.pid is None and time.monotonic() < deadline:
+        time.sleep(0.02)  # it has its lock, and tells its number next
+    if not run.alive or run.pid is None:
+        return
+    try:
+        worker = psutil.Process(run.pid)
+        family = [worker, *worker.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        family = []
+    for process in family:
+        _signal(process, "terminate")
+    _, left = psutil.wait_procs(family, STOP_SECONDS)
+    for process in left:
+        _signal(process, "kill")
+    psutil.wait_procs(left, KILL_SECONDS)
+    _last_word(store, store.get(run_id))
 
 
 def active(home: Path | None = None) -> Run | None:
@@ -53,28 +83,38 @@ def active(home: Path | None = None) -> Run | None:
     return next((run for run in Store(home).list() if run.alive), None)
 
 
-def _refuse_second(store: Store) -> None:
-    if busy := active(store.home):
+def starting(store: Store) -> FileLock:
+    """Held by whoever starts a worker, so that there is only one."""
+    return FileLock(store.home / "start.lock")
+
+
+def refuse_second(store: Store) -> None:
+    """Raises ``BUSY`` while a worker is at work, on a run or on an evaluation."""
+    if busy := active(store.home) or EvaluationStore(store.home).active():
         fail("BUSY", name=busy.name, where=f" ({busy.id})")
 
 
-def _spawn(store: Store, run: Run) -> None:
-    """Start the worker in a session of its own and wait until it holds the run's lock."""
-    package_parent = str(Path(quip_engine.__file__).parents[1])
-    path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
-    with (run.directory / "worker.log").open("ab") as log:
-        worker = subprocess.Popen(
-            [sys.executable, "-m", "quip_engine.runs.worker", str(store.home), run.id],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, "PYTHONPATH": path},
-            start_new_session=True,  # and what Windows has instead
-            creationflags=getattr(subprocess, "CREATE_NEW_PROCESS_GROUP", 0),
-        )
-    threading.Thread(target=worker.wait, daemon=True).start()  # collect its exit status: no zombie
-    deadline = time.monotonic() + START_SECONDS
-    while time.monotonic() < deadline and worker.poll() is None:
-        if is_locked(run.directory / "worker.lock"):
-            return
-        time.sleep(0.02)
+def begin(store: Store, run: Run) -> None:
+    """Give a run its worker."""
+    spawn("quip_engine.runs.worker", store.home, run.id, run.directory)
+
+
+def _signal(process: psutil.Process, how: str) -> None:
+    try:
+        getattr(process, how)()
+    except psutil.NoSuchProcess:
+        return
+
+
+def _last_word(store: Store, run: Run) -> None:
+    """What a worker that had to be killed could not say any more."""
+    if run.status != "interrupted":
+        return
+    try:
+        with FileLock(run.directory / "worker.lock", timeout=0):
+            log = EventLog(run.directory)
+            log.append(events.RunStopped(block=log.saved_blocks()))
+            log.close()
+            store.update(run.id, status="stopped", finished=time.time(), holds=1, pid=None)
+    except Timeout:  # somebody has resumed it meanwhile
+        return

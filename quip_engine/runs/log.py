@@ -38,6 +38,11 @@ class EventLog:
     def close(self) -> None:
         self._file.close()
 
+    def saved_blocks(self) -> int:
+        """Blocks that this run has finished so far, under all its workers."""
+        records = Tail(self._path.parent).read()
+        return len({record["block"] for record in records if record["type"] == events.BlockSaved.__name__})
+
     def _cut_torn_line(self) -> None:
         if not self._path.exists():
             return

@@ -10,7 +10,7 @@ import json
 import re
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ from quip_engine.errors import fail
 from quip_engine.files import data_home
 
 ALIVE = ("starting", "running", "stopping")
-RESUMABLE = ("stopped", "interrupted", "failed")
+RESUMABLE = ("paused", "stopped", "interrupted", "failed")
+NAME, NOTE, TAG, TAGS = 200, 10_000, 40, 20  # longest name, note and tag in characters; most tags
 
 MIGRATIONS = (
     """CREATE TABLE runs (
@@ -45,7 +46,11 @@ MIGRATIONS = (
 
 @dataclass(frozen=True)
 class Run:
-    """One run as seen now. ``status``: starting, running, stopping, stopped, interrupted, failed or done."""
+    """One run as seen now.
+
+    ``status``: queued, starting, running, stopping, paused, stopped, interrupted, failed or done. ``paused`` ended
+    after a layer because somebody asked, ``stopped`` at once, ``interrupted`` without a word.
+    """
 
     id: str
     name: str
@@ -57,6 +62,11 @@ class Run:
     finished: float | None
     result: dict[str, Any] | None
     error: dict[str, Any] | None
+    note: str = ""
+    tags: tuple[str, ...] = ()
+    place: int | None = None  # in the queue, smallest first
+    holds: bool = False  # it was paused or stopped, and the queue waits for it
+    pid: int | None = None  # of the worker, while it is alive
 
     @property
     def alive(self) -> bool:
@@ -89,15 +99,17 @@ class Store:
         finally:
             db.close()
 
-    def create(self, job: JobConfig) -> Run:
+    def create(self, job: JobConfig, *, queued: bool = False) -> Run:
+        """A new row and its directory: about to start, or behind all others in the queue. Numbers never return."""
         name = f"{Path(job.model).name} {job.recipe.method} {job.recipe.bits:g}-bit"
         with self.connect() as db:
             db.execute("BEGIN IMMEDIATE")
-            number = db.execute("SELECT coalesce(max(number), 0) + 1 FROM runs").fetchone()[0]
-            run_id = f"run-{number}"
+            last = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'runs'").fetchone()[0]
+            run_id = f"run-{last + 1}"
+            place = db.execute("SELECT coalesce(max(place), 0) + 1 FROM runs").fetchone()[0] if queued else None
             db.execute(
-                "INSERT INTO runs (id, name, job, status, created) VALUES (?, ?, ?, 'starting', ?)",
-                (run_id, name, json.dumps(job.to_json()), time.time()),
+                "INSERT INTO runs (id, name, job, status, created, place) VALUES (?, ?, ?, ?, ?, ?)",
+                (run_id, name, json.dumps(job.to_json()), "queued" if queued else "starting", time.time(), place),
             )
         (self.home / "runs" / run_id).mkdir(mode=0o700)
         return self.get(run_id)
@@ -111,6 +123,10 @@ class Store:
             fail("RUN_NOT_FOUND", name=run_id)
         return self._run(row)
 
+    def queue(self) -> list[Run]:
+        """Runs that wait for their turn, the next one first."""
+        return sorted((run for run in self.list() if run.status == "queued"), key=lambda run: run.place or 0)
+
     def list(self) -> list[Run]:
         """All runs, newest first."""
         with self.connect() as db:
@@ -118,11 +134,35 @@ class Store:
         return [self._run(row) for row in rows]
 
     def update(self, run_id: str, **columns: Any) -> None:
-        """Set columns of a row; dictionaries are stored as JSON."""
-        values = [json.dumps(v) if isinstance(v, dict) else v for v in columns.values()]
+        """Set columns of a row; dictionaries and tuples are stored as JSON."""
+        values = [json.dumps(v) if isinstance(v, dict | tuple) else v for v in columns.values()]
         assignments = ", ".join(f"{column} = ?" for column in columns)
         with self.connect() as db:
             db.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values, run_id))
+
+    def describe(
+        self, run_id: str, *, name: str | None = None, note: str | None = None, tags: Iterable[str] | None = None
+    ) -> Run:
+        """Rename, note, tag; what is None stays. Raises ``BAD_SETTING``."""
+        run = self.get(run_id)
+        columns: dict[str, Any] = {}
+        if name is not None:
+            columns["name"] = _text("name", " ".join(name.split()), 1, NAME)
+        if note is not None:
+            columns["note"] = _text("note", note.strip(), 0, NOTE)
+        if tags is not None:
+            found = tuple(dict.fromkeys(_text("tag", " ".join(t.split()), 1, TAG) for t in tags if t.strip()))
+            if len(found) > TAGS:
+                fail("BAD_SETTING", field="tags", value=f"{len(found)} of them", allowed=f"{TAGS} at most")
+            columns["tags"] = found
+        if columns:
+            self.update(run.id, **columns)
+        return self.get(run_id)
+
+    def forget(self, run_id: str) -> None:
+        """Remove a row; its files are the business of ``removal``."""
+        with self.connect() as db:
+            db.execute("DELETE FROM runs WHERE id = ?", (run_id,))
 
     def _run(self, row: sqlite3.Row) -> Run:
         directory = self.home / "runs" / row["id"]
@@ -137,7 +177,18 @@ class Store:
             finished=row["finished"],
             result=json.loads(row["result"]) if row["result"] else None,
             error=json.loads(row["error"]) if row["error"] else None,
+            note=row["note"],
+            tags=tuple(json.loads(row["tags"])),
+            place=row["place"],
+            holds=bool(row["holds"]),
+            pid=row["pid"],
         )
+
+
+def _text(field: str, value: str, least: int, most: int) -> str:
+    if not least <= len(value) <= most or any(ord(c) < 32 and c not in "\n\t" for c in value):
+        fail("BAD_SETTING", field=field, value=repr(value[:40]), allowed=f"{least} to {most} characters of plain text")
+    return value
 
 
 def _migrate(db: sqlite3.Connection) -> None:

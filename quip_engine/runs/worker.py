@@ -1,7 +1,8 @@
 """The worker: one process, one run. ``python -m quip_engine.runs.worker HOME RUN_ID``
 
 It takes the run's lock before anything heavy is imported, turns every event of the pipeline into a line of the log,
-and leaves the last word in the history: done, stopped (exit 75) or failed (exit 2; 1 for a defect of ours).
+and leaves the last word in the history: done, paused or stopped (exit 75) or failed (exit 2; 1 for a defect of ours).
+After done and failed it starts the next run of the queue.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import time
 import traceback
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -21,25 +23,26 @@ from quip_engine import events
 from quip_engine.errors import CATALOGUE, QuipError, Stopped
 from quip_engine.process import return_freed_memory, wait_patiently
 from quip_engine.runs.log import EventLog
+from quip_engine.runs.queue import advance
 from quip_engine.runs.store import Run, Store
 
 EXIT_STOPPED = 75
+NICENESS = 5  # the page and the person come first
 
 
-class StopRequest:
-    """True once somebody left a STOP note or sent SIGTERM or SIGINT; a second signal ends the process at once."""
+class StopNow(BaseException):
+    """SIGTERM or SIGINT arrived. No ``except Exception`` on its way may keep it."""
 
-    def __init__(self, directory: Path) -> None:
-        self._note = directory / "STOP"
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._on_signal)
 
-    def __call__(self) -> bool:
-        return self._note.exists()
+def _stop_now(_number: int, _frame: FrameType | None) -> None:
+    _on_signals(signal.SIG_IGN)
+    raise StopNow
 
-    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        self._note.touch()
-        signal.signal(number, signal.SIG_DFL)
+
+def _on_signals(handler: Any) -> None:
+    """``SIG_IGN`` for the last words: who cannot wait for them sends SIGKILL."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, handler)
 
 
 def main(home: Path, run_id: str) -> int:
@@ -51,26 +54,35 @@ def main(home: Path, run_id: str) -> int:
     except Timeout:
         return EXIT_STOPPED  # another worker has it: nothing of this run is ours to touch
     with lock, contextlib.closing(EventLog(run.directory)) as log:
-        return _work(store, run, log)
+        status = _work(store, run, log)
+    if status != EXIT_STOPPED:
+        advance(store.home)
+    return status
 
 
 def _work(store: Store, run: Run, log: EventLog) -> int:
-    stop = StopRequest(run.directory)
-    store.update(run.id, status="running", started=time.time())
+    note = run.directory / "STOP"
     try:
+        _on_signals(_stop_now)
+        store.update(run.id, status="running", started=time.time(), pid=os.getpid())
         from quip_engine.pipeline import quantize_model  # noqa: PLC0415 - torch only once the lock is ours
 
         finished = None
-        for event in quantize_model(run.job, run.directory / "work", stop):
+        for event in quantize_model(run.job, run.directory / "work", note.exists):
             log.append(event)
             finished = event
         if not isinstance(finished, events.RunFinished):
             raise RuntimeError("the pipeline ended without a result")
-        store.update(run.id, status="done", finished=time.time(), result=events.to_json(finished))
+        _on_signals(signal.SIG_IGN)
+        _last_word(store, run, "done", result=events.to_json(finished))
         return 0
     except Stopped as stopped:
         log.append(events.RunStopped(block=stopped.args[0]))
-        store.update(run.id, status="stopped", finished=time.time())
+        _last_word(store, run, "paused", holds=1)
+        return EXIT_STOPPED
+    except StopNow:
+        log.append(events.RunStopped(block=log.saved_blocks()))
+        _last_word(store, run, "stopped", holds=1)
         return EXIT_STOPPED
     except QuipError as error:
         return _failed(store, run, log, error, 2)
@@ -86,13 +98,17 @@ def _work(store: Store, run: Run, log: EventLog) -> int:
 
 def _failed(store: Store, run: Run, log: EventLog, error: QuipError, status: int) -> int:
     log.append(events.RunFailed(error.code, error.message, error.hint, error.details))
-    store.update(run.id, status="failed", finished=time.time(), error=error.to_json())
+    _last_word(store, run, "failed", error=error.to_json())
     return status
+
+
+def _last_word(store: Store, run: Run, status: str, **columns: Any) -> None:
+    store.update(run.id, status=status, finished=time.time(), pid=None, **columns)
 
 
 if __name__ == "__main__":
     wait_patiently()
     return_freed_memory()
     if hasattr(os, "nice"):
-        os.nice(5)  # the page and the person come first
+        os.nice(max(0, NICENESS - os.nice(0)))  # a worker that was started by a worker has it already
     sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

@@ -176,14 +176,15 @@ def test_a_run_is_followed_left_found_again_stopped_and_resumed(visitor: Visitor
     page.click("#strip-open")
     visitor.until(lambda: visitor.points() > drawn, 10, "the plots are back after a reload")
 
-    page.click("#strip-stop")
-    visitor.until(lambda: "Stop" in visitor.strip(), 3, "Stop is heard")
-    visitor.until(lambda: "Stopped" in visitor.strip(), 120, "the run stops")
+    page.click("#strip-pause")
+    visitor.until(lambda: "Pausing" in visitor.strip() or "Paused" in visitor.strip(), 3, "Pause is heard")
+    visitor.until(lambda: "Paused" in visitor.strip(), 120, "the run pauses")
     assert page.inner_text("#act") == "Resume"
     page.click("#act")
     visitor.until(lambda: "Running" in visitor.strip(), 60, "the run resumes")
-    page.click("#strip-stop")
-    visitor.until(lambda: "Stopped" in visitor.strip(), 120, "the run stops again")
+    page.click("#stop-now")
+    page.click("#stop-now-sure")
+    visitor.until(lambda: "Stopped" in visitor.strip(), 10, "the run stops at once")
 
 
 def start_from(page: sync_api.Page, method: str) -> None:

@@ -7,7 +7,7 @@ from filelock import FileLock
 
 from quip_engine.config import JobConfig
 from quip_engine.errors import QuipError
-from quip_engine.runs import Store, active, stop
+from quip_engine.runs import Store, active, pause
 from quip_engine.runs.client import start
 
 
@@ -35,7 +35,7 @@ def test_running_without_a_worker_is_interrupted(home, job):
     with FileLock(run.directory / "worker.lock"):
         assert store.get(run.id).status == "running"
         assert active().id == run.id
-        stop(run.id)
+        pause(run.id)
         assert store.get(run.id).status == "stopping"
 
 
@@ -64,3 +64,35 @@ def test_unknown_runs_are_named(home, job, name):
     with pytest.raises(QuipError) as caught:
         Store().get(name)
     assert caught.value.code == "RUN_NOT_FOUND"
+
+
+def test_a_run_is_renamed_noted_and_tagged(home, job):
+    store = Store()
+    store.create(job)
+    run = store.describe(
+        "run-1", name="  the  good one ", note="two\nlines ", tags=["best", " best ", "", "for the paper"]
+    )
+    assert (run.name, run.note, run.tags) == ("the good one", "two\nlines", ("best", "for the paper"))
+    assert store.describe("run-1", tags=[]).name == "the good one"
+    for wrong in (
+        {"name": " "},
+        {"name": "x" * 201},
+        {"note": "\0"},
+        {"tags": ["x" * 41]},
+        {"tags": map(str, range(21))},
+    ):
+        with pytest.raises(QuipError) as caught:
+            store.describe("run-1", **wrong)
+        assert caught.value.code == "BAD_SETTING"
+
+
+def test_a_history_of_the_first_version_is_brought_up_to_date(home, job):
+    store = Store()
+    store.create(job)
+    with store.connect() as db:
+        for column in ("note", "tags", "place", "holds", "pid"):
+            db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
+        db.execute("DROP TABLE evaluations")
+        db.execute("PRAGMA user_version = 1")
+    run = Store().get("run-1")
+    assert (run.note, run.tags, run.place, run.holds, run.pid) == ("", (), None, False, None)

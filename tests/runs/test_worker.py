@@ -10,7 +10,7 @@ from helpers import made_up_text, tiny_model
 
 from quip_engine.config import CalibrationConfig, JobConfig
 from quip_engine.files import sha256
-from quip_engine.runs import Store, Tail, resume, start, stop
+from quip_engine.runs import Store, Tail, enqueue, pause, proceed, resume, start, stop
 
 SECONDS = 90
 
@@ -74,9 +74,8 @@ def test_killed_stopped_and_resumed_it_ends_with_the_same_bits(home, job, tmp_pa
 
     run = resume(run.id)
     wait_for(lambda: saved_blocks(run) > committed)
-    stop(run.id)
-    stopped = finish(run)
-    assert stopped.status == "stopped"
+    pause(run.id)
+    assert finish(run).status == "paused"
 
     run = resume(run.id)
     assert finish(run).status == "done"
@@ -92,6 +91,47 @@ def test_sigterm_commits_and_exits_75(home, job):
     os.kill(worker.pid, signal.SIGTERM)
     assert finish(run).status == "stopped"
     assert [r["type"] for r in Tail(run.directory).read()][-1] == "RunStopped"
+
+
+def test_stopped_now_it_is_gone_within_three_seconds_and_goes_on_later(home, job):
+    run = start(job)
+    wait_for(lambda: saved_blocks(run) >= 1)
+    began = time.monotonic()
+    stop(run.id)
+    took = time.monotonic() - began
+    stopped = Store().get(run.id)
+    assert (stopped.status, stopped.pid, worker_of(run)) == ("stopped", None, None)
+    assert took < 3  # measured 0.1 s
+    assert [r["type"] for r in Tail(run.directory).read()][-1] == "RunStopped"
+    resume(run.id)
+    assert finish(run).status == "done"
+
+
+def test_a_worker_that_does_not_listen_is_ended(home, job):
+    run = start(job)
+    worker = wait_for(lambda: worker_of(run))
+    wait_for(lambda: Store().get(run.id).pid)
+    worker.suspend()  # it hears SIGTERM only when it goes on
+    began = time.monotonic()
+    stop(run.id)
+    assert time.monotonic() - began < 3
+    assert Store().get(run.id).status == "stopped"
+    assert not worker.is_running()
+
+
+def test_the_queue_goes_on_by_itself(home, job, tmp_path):
+    from dataclasses import replace
+
+    first = start(replace(job, model=job.model + "-gone"))
+    second = enqueue(replace(job, out=str(tmp_path / "second")))
+    third = enqueue(replace(job, out=str(tmp_path / "third")))
+    wait_for(lambda: saved_blocks(second) >= 1)
+    assert finish(first).status == "failed"
+    pause(second.id)
+    assert finish(second).status == "paused"
+    assert Store().get(third.id).status == "queued"
+    assert proceed().id == third.id
+    wait_for(lambda: Store().get(third.id).status == "done")
 
 
 def test_a_failed_run_says_why(home, job):
