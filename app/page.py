@@ -27,6 +27,7 @@ class Choices:
     """What one visitor has chosen to see. Lost on reload, as scrolling is."""
 
     all_layers: bool = False  # in the table of the Monitor
+    evaluation: str = ""  # shown by Evaluate; empty: the newest
     run: str = ""  # shown by the Monitor; empty: the one that was started last
     sure: str = ""  # the run that is about to be stopped, once its confirmation is given
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from app import forms
 from app.chat import Bench
+from app.evaluations import Evaluations
 from app.library import DEMO, Library
 from app.state import Follower
 from quip_engine import runs
@@ -23,6 +24,7 @@ class Studio:
     home: Path
     offline: bool = False
     follower: Follower = field(init=False)
+    evaluations: Evaluations = field(init=False)
     library: Library = field(init=False)
     bench: Bench = field(init=False)
     _facts: dict[tuple[str, float], ModelFacts] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class Studio:
 
     def __post_init__(self) -> None:
         self.follower = Follower(self.home)
+        self.evaluations = Evaluations(self.home)
         self.library = Library(self.home)
         self.bench = Bench()
 
