@@ -1,5 +1,6 @@
 // One live chart. `element`, `props`, `watch` and `trigger` come from gr.HTML; conventions are in live_plot.py.
 const box = element.querySelector('.plot'), reset = element.querySelector('[data-tool=reset]');
+const foot = element.querySelector('.plot-foot'), height = box.style.height, NARROW = 560;
 const token = name => getComputedStyle(element).getPropertyValue(name).trim();
 
 const BASE = {
@@ -27,6 +28,10 @@ function unpack({packed, low, step, log, columns}) {
   if (!columns) return values;
   return Array.from({length: values.length / columns}, (_, r) => values.slice(r * columns, (r + 1) * columns));
 }
+const unpackBytes = ({bytes, step, columns}) => {
+  const values = Array.from(atob(bytes), c => step * c.charCodeAt(0));
+  return Array.from({length: values.length / columns}, (_, r) => values.slice(r * columns, (r + 1) * columns));
+};
 const laneLabels = ({lanes, blocks, gap}) =>
   lanes.flatMap(name => Array.from({length: blocks + gap}, (_, b) => `${b} · ${name}`));
 
@@ -53,12 +58,13 @@ function resolve(v) {                                   // tokens to colours, co
   if (Array.isArray(v)) return typeof v.at(-1) === 'number' ? v : v.map(resolve);
   if (!isObject(v)) return v;
   if (v.packed !== undefined) return unpack(v);
+  if (v.bytes !== undefined) return unpackBytes(v);
   if (v.lanes) return laneLabels(v);
   return Object.fromEntries(Object.entries(v).map(([k, w]) => [k, resolve(w)]));
 }
 function derive(trace, all) {                           // what follows from other traces is not sent
   if (trace.stems) {
-    const [a, b] = trace.stems.map(i => all[i].y);
+    const [a, b] = trace.stems.map(i => all.at(i).y);
     trace.x = a.flatMap((_, i) => [i, i, null]);
     trace.y = a.flatMap((v, i) => [v, b[i], null]);
   }
@@ -72,7 +78,11 @@ function draw() {
   if (!props.value) return void (box.data && Plotly.purge(box));
   if (!box.offsetWidth) return;                         // hidden tab: the observer below draws later
   figure = JSON.parse(props.value);
-  const {lanes, ...asked} = figure.layout || {}, layout = merge(BASE, lanes ? merge(laneLayout(lanes), asked) : asked);
+  const small = figure.narrow && box.offsetWidth < NARROW, {height: tall, ...narrow} = figure.narrow || {};
+  box.style.height = small ? `${tall}px` : height;
+  foot.textContent = figure.foot || '';
+  const {lanes, ...asked} = small ? merge(figure.layout, narrow) : figure.layout || {};
+  const layout = merge(BASE, lanes ? merge(laneLayout(lanes), asked) : asked);
   for (const k of Object.keys(layout)) if (/^[xy]axis\d*$/.test(k)) layout[k] = merge(AXIS, layout[k]);
   drawn = structuredClone(layout);
   layout.uirevision = figure.run || 'static';           // same run: keep the reader's zoom
@@ -83,6 +93,7 @@ function draw() {
   if (first) box.on('plotly_relayout', e => {
     if (Object.keys(e).some(k => /axis\d*\.(range|autorange)/.test(k))) reset.hidden = !zoomed();
   });
+  if (first) box.on('plotly_click', ({points: [p]}) => trigger('click', {action: p.customdata ?? `${p.y} · ${p.x}`}));
 }
 // Ranges that differ from what the figure asks for were made by the reader.
 const zoomed = () => ['xaxis', 'yaxis'].some(k => {
@@ -96,7 +107,8 @@ element.addEventListener('click', e => {
 });
 let shown = 0;                                          // width when last seen; 0 while the tab is hidden
 new ResizeObserver(() => {
-  if (box.offsetWidth && !shown) draw();                // data and theme may have changed meanwhile
+  const crossed = (shown < NARROW) !== (box.offsetWidth < NARROW);
+  if (box.offsetWidth && (!shown || crossed)) draw();   // data and theme may have changed meanwhile
   if (box.offsetWidth && box.data) Plotly.Plots.resize(box);
   shown = box.offsetWidth;
 }).observe(box);

@@ -12,8 +12,11 @@ Conventions that keep updates small and free of colour choices:
 - ``{"lanes": [names], "blocks": n, "gap": g}`` spells "block · name" for each place of a lane axis (figures/base.py);
   the same as ``lanes`` of the layout makes that axis, the names above it and the lines between;
 - ``{"stems": [i, j]}`` joins the points of traces i and j by vertical lines;
+- ``{"bytes": base64, "step": s, "columns": n}`` is a matrix of 8-bit numbers, v = s * code;
 - ``{"powers": trace}`` writes the cells of a heat map of log10 values as the numbers themselves;
-- the common layout (fonts, grids, margins) lives here and is merged with what the figure sends.
+- the common layout (fonts, grids, margins) lives here and is merged with what the figure sends;
+- ``narrow`` beside ``layout`` is merged with it on a phone, and gives the ``height`` there; ``foot`` is the text below;
+- a click on a point is a Gradio event that carries as ``action`` what the point has as customdata, else "y · x".
 """
 
 from __future__ import annotations
@@ -39,6 +42,7 @@ TEMPLATE = Template("""
   </figcaption>
   <div class="plot-legend">$legend</div>
   <div class="plot" role="img" style="height:${height}px"></div>
+  <p class="plot-foot"></p>
 </figure>
 """)
 
