@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from html import escape
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -136,6 +137,12 @@ def button(text: str, action: str, kind: str = "") -> Html:
     return Html(f'<button type="button" class="mini {kind}" data-action="{safe(action)}">{safe(text)}</button>')
 
 
+def keyed(text: object, key: float | None) -> Html:
+    """A cell that is sorted by a number and not by its text; None comes last."""
+    return Html(f'<span data-key="{"" if key is None else f"{key:.9g}"}">{safe(text)}</span>')
+
+
+SORTED = Path(__file__).with_name("table.js").read_text(encoding="utf-8")
 ACTIONS = """
 element.addEventListener('click', event => {
   const button = event.target.closest('[data-action]');

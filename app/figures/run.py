@@ -66,12 +66,16 @@ def proxy_loss(points: Sequence[Point], lanes: Lanes, run: str, previous: Sequen
     }
 
 
-def incoherence(points: Sequence[Point], lanes: Lanes, run: str, of: str) -> Figure:
-    """mu of W or H before (diamond) and after the transform (dot), joined by a stem."""
+def incoherence(points: Sequence[Point], lanes: Lanes, run: str, of: str, bounds: Sequence[float] = ()) -> Figure:
+    """mu of W or H before (diamond) and after the transform (dot), joined by a stem.
+
+    ``bounds``: for each lane what the transform promises mu to stay below, drawn as a dashed line.
+    """
     pairs = {(p.lane, p.block): p.mu_w if of == "W" else p.mu_h for p in points}
     before = lanes.series({key: _positive(pair[0]) for key, pair in pairs.items()})
     after = lanes.series({key: _positive(pair[1]) for key, pair in pairs.items()})
-    low, high = log_range(_known(before, after) or [4.0, 40.0])
+    most = lanes.series({(n, k): b for n, b in zip(lanes.names, bounds, strict=False) for k in range(lanes.blocks)})
+    low, high = log_range([*(_known(before, after) or [4.0, 40.0]), *bounds])
 
     def marks(series: Series, name: str, marker: Figure) -> Figure:
         return {
@@ -88,7 +92,8 @@ def incoherence(points: Sequence[Point], lanes: Lanes, run: str, of: str) -> Fig
         "run": run,
         "summary": f"Incoherence mu of {of} before and after the transform for {len(points)} layers.",
         "data": [
-            line("--line-strong", "change", width=1, stems=[1, 2], opacity=0.55),
+            line("--line-strong", "change", width=1, stems=[-2, -1], opacity=0.55),
+            *([line("--ink-3", "promised", width=1.25, dash="dash", y=pack(most, log=True))] if bounds else []),
             marks(before, "before", {"symbol": "diamond", "size": 7, "color": "--before"}),
             marks(after, "after", {"size": 6, "color": "--accent"}),
         ],

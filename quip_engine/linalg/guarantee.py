@@ -10,7 +10,7 @@ A code whose error is independent of the weights and has variance s^2 per weight
 with H + ridge = L D L^T in the basis of the transform, in blocks of g columns, and H mu-incoherent there. A transform
 lowers mu, not tr(H^1/2): the third line is what it guarantees. s^2 = mse times the mean square of W~, where mse is the
 error of the codebook on a standard Gaussian. A randomized Hadamard transform has, with probability 1 - delta,
-mu_H <= sqrt(2 ln(2 n^2 / delta)) (QuIP# lemma 3.1).
+mu_H <= sqrt(2 ln(2 n^2 / delta)) and mu_W <= 2 ln(4 m n / delta) (QuIP# lemma 3.1).
 
 A code with a rate for each column may fall below the second line, none below the last by more than chance. How far the
 measured loss is from the last line is told in bits: what the code would need to get there is what it has too many.
@@ -106,6 +106,11 @@ def bounds(found: Traces, mse: float, mu: float | None, n: int, block: int = 1) 
         nearest=nearest,
         average=nearest * found.feedback,
         incoherence=None if each is None or mu is None else each * mu**2,
-        a_priori=None if each is None else each * 2 * math.log(2 * n**2 / DELTA),
+        a_priori=None if each is None else each * hadamard_incoherence(1, n)[1] ** 2,
         limit=found.limit,
     )
+
+
+def hadamard_incoherence(m: int, n: int) -> tuple[float, float]:
+    """mu of W~: (m, n) and of H~ after a randomized Hadamard transform, at most, each with probability 1 - DELTA."""
+    return 2 * math.log(4 * m * n / DELTA), math.sqrt(2 * math.log(2 * n**2 / DELTA))

@@ -69,9 +69,17 @@ def test_proxy_loss_of_nothing_and_of_zero():
 def test_incoherence_joins_before_and_after():
     figure = incoherence(points(2), Lanes(NAMES, 2), "run-1", "W")
     stems, before, after = figure["data"]
-    assert stems["stems"] == [1, 2]
+    assert stems["stems"] == [-2, -1]
     assert (before["marker"]["symbol"], before["marker"]["color"]) == ("diamond", "--before")
     assert unpack(after["y"])[0] == pytest.approx(points(1)[0].mu_w[1], rel=1e-3)
+
+
+def test_what_a_rotation_promises_is_a_line_in_its_lane():
+    figure = incoherence(points(2), Lanes(("q", "o"), 2), "run-1", "W", [30.0, 40.0])
+    promised = figure["data"][1]
+    assert promised["line"]["dash"] == "dash"
+    known = [v for v in unpack(promised["y"]) if v is not None]
+    assert known == pytest.approx([30, 30, 40, 40], rel=1e-3)
 
 
 def test_incoherence_that_was_not_measured_is_a_gap():
