@@ -23,7 +23,15 @@ from quip_engine.experts import unfuse
 from quip_engine.probe.facts import LinearLayer
 from quip_engine.probe.settings import ENCODERS, SUPPORTED
 
-__all__ = ["SUPPORTED", "build_on_meta", "decoder_blocks", "linear_layers", "linear_modules", "weight_of"]
+__all__ = [
+    "SUPPORTED",
+    "build_on_meta",
+    "decoder_blocks",
+    "hold_weights",
+    "linear_layers",
+    "linear_modules",
+    "weight_of",
+]
 
 
 def build_on_meta(
@@ -60,6 +68,16 @@ def weight_of(module: nn.Module) -> Tensor:
     weight = module.weight
     assert isinstance(weight, Tensor)
     return weight.T if isinstance(module, Conv1D) else weight
+
+
+def hold_weights(layers: dict[str, nn.Module], dtype: torch.dtype) -> None:
+    """Let the weights of linear layers wait in another type; one that would lose by it stays as it is."""
+    for module in layers.values():
+        weight = module.weight
+        assert isinstance(weight, nn.Parameter)
+        held = weight.data.to(dtype)
+        if torch.equal(held.to(weight.dtype), weight.data):
+            weight.data = held
 
 
 def linear_layers(prefix: str, blocks: nn.ModuleList) -> list[LinearLayer]:

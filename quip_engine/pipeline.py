@@ -13,6 +13,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 
 from quip_engine import events
 from quip_engine.activations import Activations, block_hessians
-from quip_engine.architecture import linear_modules, weight_of
+from quip_engine.architecture import hold_weights, linear_modules, weight_of
 from quip_engine.checkpoint import assemble, quantization_config, write_tensors
 from quip_engine.config import JobConfig
 from quip_engine.devices import peak_gpu_mb, peak_rss_mb
@@ -145,8 +146,10 @@ class BlockWork:
         yield events.BlockCalibrated(self.index, tokens, time.perf_counter() - clock, shared)
         linears = linear_modules(block)
         yield from self._skip_unused(linears, {name for names, _ in groups for name in names})
+        hold_weights(linears, getattr(torch, self.plan.facts.dtype))
         while groups:
             yield from self._quantize_group(block, linears, *groups.pop(0))
+        hold_weights(linears, self.skeleton.dtype)  # of those left out
         activations.advance(block, self.index)
         self.tensors = self._stored_tensors(block)
         self.skeleton.release_block(self.index)
@@ -168,14 +171,15 @@ class BlockWork:
             path = self.prefix + name
             seed = derived_seed(self.plan.job.seed, path, "layer")
             weight, recipe = weight_of(linears[name]), self.counts.recipe(self.plan.recipe, path)
-            seeds, outputs = {"seed": seed, "input_seed": input_seed}, self.counts.outputs(name, weight.device)
+            outputs, last = self.counts.outputs(name, weight.device), name == names[-1]
+            quantize = partial(quantize_weight, weight, H, recipe, eigenvectors=Q, last=last)
             try:
-                quantized = quantize_weight(weight, H, recipe, **seeds, name=path, eigenvectors=Q, importance=outputs)
+                quantized = quantize(seed=seed, input_seed=input_seed, name=path, importance=outputs)
             except QuipError as error:
                 yield self._skip_failed(path, error)
                 continue
             finally:
-                del weight
+                del weight, quantize
             # From here on the block computes with what will be loaded later, and the dense weight is free.
             packed = QuantizedLinear.from_quantized(quantized, dict(linears.pop(name).named_parameters()).get("bias"))
             block.set_submodule(name, packed)
