@@ -24,15 +24,14 @@ from torch import Tensor
 from quip_engine import __version__, files
 from quip_engine.errors import fail
 from quip_engine.probe.headers import read_all, read_header
+from quip_engine.probe.packing import MANIFEST, METHOD
 from quip_engine.probe.settings import ENCODERS
 
 if TYPE_CHECKING:  # what they are made of is not read here
     from quip_engine.layer import LayerFormat
     from quip_engine.methods.registry import Recipe
 
-METHOD = "quip"  # quant_method in config.json
 FORMAT_VERSION = 1  # raise it when a folder of today could no longer be read
-MANIFEST = "quip_manifest.json"
 INDEX = "model.safetensors.index.json"
 CODE = "modeling_quip.py"
 # What travels with a model unchanged.
@@ -113,15 +112,6 @@ def assemble(
         files.write_bytes(folder / CODE, code.encode())
         _write_manifest(folder, manifest)
         return sum(path.stat().st_size for path in folder.iterdir())
-
-
-def is_checkpoint(path: Path) -> bool:
-    """Whether a folder holds one of our models (a copy made by ``save_pretrained`` counts, too)."""
-    try:
-        config = json.loads((path / "config.json").read_bytes())
-        return bool(config["quantization_config"]["quant_method"] == METHOD)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
 
 
 def read_manifest(path: Path) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from transformers.quantizers import auto
 from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
-from quip_engine.checkpoint import FORMAT_VERSION, METHOD
+from quip_engine.checkpoint import FORMAT_VERSION
 from quip_engine.encoders import leave_out_pooler
 from quip_engine.errors import QuipError, fail
 from quip_engine.experts import unfuse, unfused_names
@@ -27,6 +27,7 @@ from quip_engine.fused import place_fused
 from quip_engine.layer import LayerFormat
 from quip_engine.linear import QuantizedLinear
 from quip_engine.probe.headers import TensorInfo, read_all
+from quip_engine.probe.packing import METHOD
 
 DENSE = ("float16", "bfloat16", "float32", "float64")  # types a tensor that was not quantized may have
 

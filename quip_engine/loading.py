@@ -13,14 +13,14 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
-from quip_engine.checkpoint import is_checkpoint
 from quip_engine.errors import fail
 from quip_engine.inference import prepare
-from quip_engine.probe import probe
-from quip_engine.probe.folder import local_folder, weight_files
-from quip_engine.probe.settings import check_config, check_use, read_config
-from quip_engine.probe.tokenizer import TokenizerCheck
-from quip_engine.published import is_published, model_config, read_published
+from quip_engine.packed import check_packed
+from quip_engine.probe import locate, probe
+from quip_engine.probe.folder import weight_files
+from quip_engine.probe.packing import packing_of
+from quip_engine.probe.settings import check_use, read_config
+from quip_engine.published import is_published, read_published
 
 
 def load_model(
@@ -78,21 +78,11 @@ def usual_dtype(folder: Path, device: torch.device) -> torch.dtype:
 
 def checked_folder(name: str) -> Path:
     """The folder of a model that may be loaded; raises the coded error of what is wrong with it."""
-    folder = local_folder(name)
-    if folder is None or not (is_checkpoint(folder) or is_published(folder)):
-        return Path(probe(name).path)
-    if is_published(folder):
-        config = model_config(folder)
+    folder, _ = locate(name)
+    if packing_of(read_config(folder), folder):
+        check_packed(folder)
     else:
-        config = read_config(folder)
-        # The first is ours, and read by our quantizer; the second names code that is never run here.
-        check_config({k: v for k, v in config.items() if k not in ("quantization_config", "auto_map")}, folder)
-    weight_files(folder)
-    with TokenizerCheck(folder) as tokenizer:
-        tokens = tokenizer.result().tokens
-    rows = config.get("vocab_size", tokens)
-    if tokens > rows:  # a GPU would fail on them, and take everything else with it
-        fail("VOCAB_MISMATCH", tokens=tokens, rows=rows)
+        probe(str(folder))
     return folder
 
 

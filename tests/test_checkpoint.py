@@ -91,9 +91,6 @@ def test_a_folder_has_everything(source: Path, shards: list[Path], tmp_path: Pat
     assert set(manifest["files"]) == names - {"quip_manifest.json"}
     assert "quip#" in (out / "README.md").read_text()
     checkpoint.verify(out)
-    assert checkpoint.is_checkpoint(out)
-    assert not checkpoint.is_checkpoint(source)
-    assert not checkpoint.is_checkpoint(tmp_path / "nowhere")
 
 
 def test_equal_jobs_write_equal_bytes(source: Path, shards: list[Path], tmp_path: Path) -> None:

@@ -11,12 +11,16 @@ from types import SimpleNamespace
 import httpx2
 import huggingface_hub
 import pytest
+import torch
 from helpers import tiny_model
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, OfflineModeIsEnabled, RepositoryNotFoundError
+from packed_models import packed
+from published_folders import quip_sharp_folder
 
 from quip_engine import hub
 from quip_engine.errors import QuipError
+from quip_engine.loading import load_model
 from quip_engine.probe import probe
 
 NAME = "owner/tiny"
@@ -182,6 +186,18 @@ def test_a_cached_model_needs_no_network(cache: Path, tmp_path: Path, offline: b
     facts = probe(NAME, offline=offline)
     assert facts.name == NAME
     assert Path(facts.path).is_relative_to(cache)
+
+
+@pytest.mark.parametrize("kind", ["ours", "published", "original"])
+def test_a_cached_model_loads_by_its_name(cache: Path, tmp_path: Path, kind: str) -> None:
+    source = {
+        "ours": lambda: packed(tmp_path)[0],
+        "published": lambda: quip_sharp_folder(tmp_path / "published")[0],
+        "original": lambda: tiny_model(tmp_path),
+    }[kind]()
+    fill(cache, source, [path.name for path in source.iterdir()])
+    model, _ = load_model(NAME, torch.device("cpu"))
+    assert model(torch.tensor([[1, 2]])).logits.isfinite().all()
 
 
 def test_a_half_cached_model_says_what_is_missing(cache: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``inspect``: what a model is, whether it can be quantized, and what that would cost."""
+"""``inspect``: what a model is, whether it can be quantized, and what that would cost; or how it is packed already."""
 
 from __future__ import annotations
 
@@ -9,10 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from quip_engine.commands.recipe_args import add_recipe_arguments, recipe_config
 from quip_engine.config import DEVICES, CalibrationConfig
-from quip_engine.probe import ModelFacts, probe
+from quip_engine.probe import ModelFacts, locate, probe
+from quip_engine.probe.packing import Packing, packing_of
+from quip_engine.probe.settings import read_config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from quip_engine.estimate import Estimate
+    from quip_engine.packed import PackedFacts
 
 
 def add_parser(subparsers: Any) -> None:
@@ -31,6 +36,9 @@ def add_parser(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Facts and estimates; a model that is not supported ends with the error that says why."""
     recipe, calibration = recipe_config(options), CalibrationConfig(samples=options.samples, seqlen=options.seqlen)
+    folder, name = locate(options.model, offline=options.offline)
+    if packing := packing_of(read_config(folder), folder):
+        return _packed(folder, name, packing)
     facts = probe(options.model, offline=options.offline)
     from quip_engine.devices import use_threads  # noqa: PLC0415 - torch takes seconds to import
     from quip_engine.estimate import estimate  # noqa: PLC0415
@@ -38,15 +46,29 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
 
     use_threads(options.threads)
     costs = estimate(facts, resolve(recipe), calibration, options.device)
-    _print(facts, costs, f"{recipe.method}, {recipe.bits:g} bits")
+    _print(f"{facts.name} can be quantized.", _rows(facts, costs, f"{recipe.method}, {recipe.bits:g} bits"), facts)
+    asked = {"method": recipe.method, "bits": recipe.bits}
+    return {**_record(facts), "supported": True, **asked, "estimate": asdict(costs)}
+
+
+def _packed(folder: Path, name: str, packing: Packing) -> dict[str, Any]:
+    """Facts of a model that is packed already: it runs, but cannot be quantized again."""
+    from quip_engine.packed import packed_facts  # noqa: PLC0415 - torch takes seconds to import
+
+    facts = packed_facts(folder, name, packing)
+    _print(f"{name} is packed: {packing}. It cannot be quantized again.", _packed_rows(facts), facts)
+    return {**_record(facts), "supported": False, "reason": f"it is packed already: {packing}", "estimate": None}
+
+
+def _record(facts: ModelFacts | PackedFacts) -> dict[str, Any]:
     record = facts.to_json()
     record["linear_layers"] = [layer._asdict() for layer in facts.linear_layers]
     record["warnings"] = [{"code": code, "message": message} for code, message in facts.warnings]
-    return {**record, "supported": True, "method": recipe.method, "bits": recipe.bits, "estimate": asdict(costs)}
+    return record
 
 
-def _print(facts: ModelFacts, costs: Estimate, recipe: str) -> None:
-    rows = {
+def _rows(facts: ModelFacts, costs: Estimate, recipe: str) -> dict[str, str]:
+    return {
         "architecture": facts.architecture,
         "parameters": f"{facts.parameters:,}",
         "blocks": f"{facts.blocks}, width {facts.hidden}, {len(facts.linear_layers)} linear layers",
@@ -57,7 +79,26 @@ def _print(facts: ModelFacts, costs: Estimate, recipe: str) -> None:
         "time": f"about {costs.seconds:,.0f} s",
         "memory, disk": f"about {costs.peak_memory / 1e6:,.0f} MB, {costs.disk / 1e6:,.0f} MB while it runs",
     }
-    print(f"{facts.name} can be quantized.", file=sys.stderr)
+
+
+def _packed_rows(facts: PackedFacts) -> dict[str, str]:
+    layers = f"{len(facts.linear_layers)} linear layers"
+    kept = f", {len(facts.kept)} of them not packed" if facts.kept else ""
+    return {
+        "architecture": facts.architecture,
+        "parameters": f"{facts.parameters:,}",
+        "blocks": f"{facts.blocks}, {layers}{kept}",
+        "format": f"{facts.packing.format}, method {facts.packing.method}",
+        "made from": facts.packing.source or "not stated",
+        "packed layers": f"{facts.bits_per_weight:.3f} bits per weight, every stored byte counted",
+        "stored": f"{facts.bytes / 1e6:,.1f} MB",
+        "licence": facts.licence or "not stated",
+        "runs packed with": " and ".join(facts.runs_with),
+    }
+
+
+def _print(verdict: str, rows: dict[str, str], facts: ModelFacts | PackedFacts) -> None:
+    print(verdict, file=sys.stderr)
     for name, value in rows.items():
         print(f"{name:<24}{value}", file=sys.stderr)
     for code, message in facts.warnings:

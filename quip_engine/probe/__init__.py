@@ -15,16 +15,12 @@ from quip_engine.probe import headers, settings
 from quip_engine.probe.facts import ModelFacts
 from quip_engine.probe.tokenizer import NO_TEMPLATE, TokenizerCheck
 
-__all__ = ["ModelFacts", "probe"]
+__all__ = ["ModelFacts", "locate", "probe"]
 
 
 def probe(model: str, *, offline: bool = False) -> ModelFacts:
-    """Facts of a local folder or hub id; raises the coded error of the first thing that is wrong with it.
-
-    A hub id is taken from the local cache, else downloaded (never with ``offline``).
-    """
-    local = folders.local_folder(model)
-    path = local or _from_hub(model.strip(), offline)
+    """Facts of a local folder or hub id; raises the coded error of the first thing that is wrong with it."""
+    path, name = locate(model, offline=offline)
     config = settings.read_config(path)
     settings.check_config(config, path)
     files = folders.weight_files(path)
@@ -41,7 +37,7 @@ def probe(model: str, *, offline: bool = False) -> ModelFacts:
     details: dict[str, Any] = {**vars(weights), "warnings": warnings}
     return ModelFacts(
         path=str(path),
-        name=path.name if local else model.strip(),
+        name=name,
         architecture=settings.architecture_of(config),
         model_type=config["model_type"],
         blocks=1 + max(layer.block for layer in weights.linear_layers),
@@ -50,6 +46,15 @@ def probe(model: str, *, offline: bool = False) -> ModelFacts:
         chat_template=words.chat_template,
         **details,
     )
+
+
+def locate(model: str, *, offline: bool = False) -> tuple[Path, str]:
+    """The folder of a local path or hub id, and what people call it; nothing in it is checked.
+
+    A hub id is taken from the local cache, else downloaded (never with ``offline``).
+    """
+    folder, name = folders.local_folder(model), model.strip()
+    return (folder, folder.name) if folder else (_from_hub(name, offline), name)
 
 
 def _from_hub(name: str, offline: bool) -> Path:

@@ -55,7 +55,7 @@ def check_weights(config: dict[str, Any], files: dict[str, TensorInfo]) -> Weigh
     blocks = config.get("num_hidden_layers", config.get("n_layer"))
     _check_count(BLOCK, "blocks", blocks, files)
     _check_count(EXPERT, "experts", config.get(expert_key(config)), files)
-    model = _build(config, files)
+    model = build_checked(config, stored=files)
     expected = {name: tuple(t.shape) for name, t in model.state_dict().items()}
     head = _tied_head(model)
     stored, extra = _by_model_name(files, expected, model)
@@ -103,13 +103,16 @@ def _check_count(pattern: re.Pattern[str], what: str, expected: int | None, file
         fail("TENSOR_MISSING", name=missing, count=(expected - found) * len(last))
 
 
-def _build(config: dict[str, Any], stored: Iterable[str]) -> PreTrainedModel:
+def build_checked(
+    config: dict[str, Any], dtype: torch.dtype = torch.float32, stored: Iterable[str] = ()
+) -> PreTrainedModel:
+    """``build_on_meta`` of a checked config.json; what transformers refuses of it has a code."""
     for rope in _position_encodings(config):
         kind = str(rope.get("rope_type", rope.get("type", "default")))
         if kind != "default" and kind not in ROPE_INIT_FUNCTIONS:
             fail("ROPE_UNSUPPORTED", value=kind[:80])
     try:
-        model = build_on_meta(CONFIG_MAPPING[config["model_type"]].from_dict(config), stored=stored)
+        model = build_on_meta(CONFIG_MAPPING[config["model_type"]].from_dict(config), dtype, stored)
         if not all(torch.isfinite(buffer).all() for buffer in model.buffers()):
             raise ValueError("its rotary frequencies are not finite")
     except Exception as error:  # whatever transformers thinks of values we have no rule for

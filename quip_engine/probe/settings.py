@@ -13,6 +13,7 @@ from typing import Any
 
 from quip_engine.errors import fail
 from quip_engine.probe.folder import FOREIGN, read_json, refuse_other_weights
+from quip_engine.probe.packing import packing_of
 
 # model_type of config.json -> the name people know. Each is covered by the tests from folder to finished checkpoint.
 SUPPORTED = {
@@ -33,7 +34,6 @@ SUPPORTED = {
 # Those that give states instead of text, and the architectures whose files hold them; a head is left out.
 ENCODERS = {"bert": ("BertModel", "BertForMaskedLM")}
 MOST_BYTES = 4 * 2**20  # of config.json; the longest have label maps of some hundred kB
-OWN_METHOD = "quip"
 # Keys that make transformers fetch or choose code; values that only pick what it has built in are harmless.
 LOADS_CODE = re.compile(r"_*(attn|experts)_implementation|.*kernel|auto_map$|custom_|transformers_weights$")
 HARMLESS = (None, True, False, "", "eager", "sdpa")
@@ -108,6 +108,11 @@ def check_use(config: dict[str, Any], *, encoder: bool) -> None:
         fail("NOT_AN_ENCODER" if encoder else "NOT_A_CHAT_MODEL", architecture=architecture_of(config))
 
 
+def runs_with(config: dict[str, Any]) -> list[str]:
+    """Where a model of this config.json is of use as it is: commands and pages."""
+    return ["`embed`"] if config.get("model_type") in tuple(ENCODERS) else ["`generate`", "Compare"]
+
+
 def architecture_of(config: dict[str, Any]) -> str:
     """Class name, or the model type where config.json names no class."""
     names = config.get("architectures")
@@ -121,16 +126,17 @@ def expert_key(config: dict[str, Any]) -> str:
 
 
 def _refuse_quantized(config: dict[str, Any], folder: Path) -> None:
-    if "quip_params" in config:
-        fail("ALREADY_QUANTIZED", method="QuIP# or QTIP")
+    if packing := packing_of(config, folder):
+        runs = f"it runs packed as it is, with {' and '.join(runs_with(config))}"
+        if packing.ours:
+            fail("OWN_OUTPUT", path=f"{folder} ({packing}; {runs})")
+        fail("ALREADY_QUANTIZED", method=f"{packing}; {runs}")
     for key in ("quantization_config", "compression_config", "quantization"):
         settings = config.get(key)
         if not settings:
             continue
         known = settings if isinstance(settings, dict) else {}
         method = known.get("quant_method", "MLX" if key == "quantization" else "an unknown method")
-        if method == OWN_METHOD:
-            fail("OWN_OUTPUT", path=folder)
         bits = f"{known['bits']}-bit " if isinstance(known.get("bits"), int | float) else ""
         fail("ALREADY_QUANTIZED", method=f"{bits}{str(method)[:80]}")
 

@@ -4,6 +4,6 @@
 are laid out anew while they are read, bit for bit the same; nothing is dequantized.
 """
 
-from quip_engine.published.folder import is_published, model_config, read_published
+from quip_engine.published.folder import check_published, is_published, model_config, read_published
 
-__all__ = ["is_published", "model_config", "read_published"]
+__all__ = ["check_published", "is_published", "model_config", "read_published"]

@@ -8,29 +8,29 @@ used. Files are opened anew for each layer: a mapping that stays open keeps ever
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import safe_open
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
-from quip_engine.architecture import build_on_meta
 from quip_engine.errors import QuipError, fail
 from quip_engine.fused import place_fused
 from quip_engine.layer import LayerFormat
 from quip_engine.linear import QuantizedLinear
 from quip_engine.probe.folder import weight_files
 from quip_engine.probe.headers import TensorInfo, read_all
-from quip_engine.probe.names import FLOATS, HARMLESS
+from quip_engine.probe.names import FLOATS, HARMLESS, build_checked
+from quip_engine.probe.packing import PUBLISHED, QTIP
 from quip_engine.probe.settings import architecture_of, check_config, read_config
 from quip_engine.published.layers import PackedLayer, PublishedFormat, Stored, damaged
 from quip_engine.published.qtip import QtipFormat
 from quip_engine.published.quip_sharp import QuipSharpFormat
 from quip_engine.published.saving import describe_quantization
 
-KEY = "quip_params"  # of config.json
 MODEL_TYPES = {"llama": "Llama", "mistral": "Mistral"}
 GENERATION = "generation_config.json"
 
@@ -38,14 +38,14 @@ GENERATION = "generation_config.json"
 def is_published(folder: Path) -> bool:
     """Whether config.json says that a folder holds a published QuIP# or QTIP model."""
     try:
-        return KEY in read_config(folder)
+        return PUBLISHED in read_config(folder)
     except (OSError, QuipError):
         return False
 
 
 def model_config(folder: Path) -> dict[str, Any]:
     """config.json of a published folder without what describes its codes, checked like that of any model."""
-    config = {key: value for key, value in read_config(folder).items() if key != KEY}
+    config = {key: value for key, value in read_config(folder).items() if key != PUBLISHED}
     check_config(config, folder)
     if config["model_type"] not in MODEL_TYPES:
         reason = "published QuIP# and QTIP models have the blocks of Llama"
@@ -54,23 +54,40 @@ def model_config(folder: Path) -> dict[str, Any]:
     return config
 
 
+@dataclass(frozen=True)
+class Contents:
+    """A published folder whose headers are what its config.json asks for."""
+
+    model: PreTrainedModel  # on meta, nothing packed yet
+    layout: PublishedFormat
+    layers: list[PackedLayer]
+    files: dict[str, TensorInfo]
+    dense: list[str]  # names of the tensors that are not packed
+
+
+def check_published(folder: Path, dtype: torch.dtype = torch.float32) -> Contents:
+    """Compare config.json and headers of a folder with the published layout; no weight is read. Raises as reading."""
+    config = model_config(folder)
+    layout = _format(read_config(folder)[PUBLISHED])
+    files = read_all(weight_files(folder))
+    model = build_checked(config, dtype)
+    layers = layout.layers(model)
+    return Contents(model, layout, layers, files, _check(model, layout, layers, files))
+
+
 def read_published(folder: Path, device: torch.device, dtype: torch.dtype = torch.float32) -> PreTrainedModel:
     """The model of a published folder on ``device``, packed, in evaluation mode.
 
     ``dtype`` is that of what is not packed. Raises the coded error of what is wrong with config.json or the files,
     ``BAD_CHECKPOINT`` where they are not what the published layout says.
     """
-    config = model_config(folder)
-    layout = _format(read_config(folder)[KEY])
-    files = read_all(weight_files(folder))
-    model = build_on_meta(CONFIG_MAPPING[config["model_type"]].from_dict(config), dtype)
-    layers = layout.layers(model)
-    dense = _check(model, layout, layers, files)
+    found = check_published(folder, dtype)
+    model, layout, layers, files = found.model, found.layout, found.layers, found.files
     formats = {}
     for layer in layers:
         names = {name: f"{layer.name}.{name}" for name in layout.tensors(layer)}
         formats[layer.name] = _place(model, layer, *layout.relayout(layer, _read(files, names, device)))
-    for name in dense:
+    for name in found.dense:
         _set(model, name, _read(files, {name: name}, device)[name].to(dtype, copy=True))
     _tie(model)
     for owner in model.modules():
@@ -85,8 +102,8 @@ def read_published(folder: Path, device: torch.device, dtype: torch.dtype = torc
 
 def _format(params: Any) -> PublishedFormat:
     if not isinstance(params, dict):
-        damaged(f"{KEY} of config.json is not an object")
-    kind = QtipFormat if params.get("codebook") == "bitshift" else QuipSharpFormat
+        damaged(f"{PUBLISHED} of config.json is not an object")
+    kind = QtipFormat if params.get("codebook") == QTIP else QuipSharpFormat
     return kind.from_params(params)
 
 

@@ -30,6 +30,7 @@ from quip_engine.codebooks.e8p import E8P
 from quip_engine.codebooks.e8p_points import unpack_published
 from quip_engine.codebooks.e8p_rvq import PUBLISHED, ResidualE8P
 from quip_engine.layer import LayerFormat
+from quip_engine.probe.packing import QUIP_SHARP as CODEBOOKS
 from quip_engine.published.layers import (
     FLOATS,
     SCALAR,
@@ -44,7 +45,7 @@ from quip_engine.published.layers import (
 )
 from quip_engine.transforms.scaled_hadamard import ScaledHadamard
 
-CODEBOOKS = {"E8P12": (7, 2), "E8P12RVQ4B": (17, 4), "E8P12RVQ3B": (18, 3)}  # name: (codebook_id, bits)
+CODEBOOK_IDS = {2: 7, 3: 18, 4: 17}  # by bits
 FUSED = {
     "self_attn.qkv_proj": ("self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj"),
     "self_attn.o_proj": ("self_attn.o_proj",),
@@ -61,14 +62,13 @@ class QuipSharpFormat(PublishedFormat):
 
     method: ClassVar[str] = "quip#"
 
-    codebook_id: int
     bits: int
     rescale: bool
 
     @classmethod
     def from_params(cls, params: dict[str, Any]) -> QuipSharpFormat:
         """Checked settings. Raises ``BAD_CHECKPOINT`` for values whose meaning is not known."""
-        codebook_id, bits = CODEBOOKS[check_value("codebook", params.get("codebook"), *CODEBOOKS)]
+        bits = CODEBOOKS[check_value("codebook", params.get("codebook"), *CODEBOOKS)]
         if bits == 2:  # older files number the points differently
             check_value("codebook_version", params.get("codebook_version"), 1)
         if params.get("packsz") == 1:
@@ -78,7 +78,7 @@ class QuipSharpFormat(PublishedFormat):
         residual = params.get("resid_scale_override", -1)
         if bits > 2 and residual != PUBLISHED[bits].residual:
             check_value("resid_scale_override", float(residual), -1.0)
-        return cls(codebook_id, bits, check_value("rescale_WH", params.get("rescale_WH", False), False, True))
+        return cls(bits, check_value("rescale_WH", params.get("rescale_WH", False), False, True))
 
     def layers(self, model: PreTrainedModel) -> list[PackedLayer]:
         found = []
@@ -106,7 +106,7 @@ class QuipSharpFormat(PublishedFormat):
         return expected
 
     def relayout(self, layer: PackedLayer, stored: dict[str, Tensor]) -> tuple[LayerFormat, dict[str, Tensor]]:
-        check_value(f"{layer.name}.codebook_id", int(stored["codebook_id"]), self.codebook_id)
+        check_value(f"{layer.name}.codebook_id", int(stored["codebook_id"]), CODEBOOK_IDS[self.bits])
         for name in stored.keys() - {"Qidxs", "codebook_id"}:
             check_finite(f"{layer.name}.{name}", stored[name])
         v, u = stored["SU"], stored["SV"].float()

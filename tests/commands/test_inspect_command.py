@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 from helpers import edit_json, tiny_model
+from packed_models import packed
+from published_folders import qtip_folder, quip_sharp_folder
 
 from quip_engine.cli import main
 
@@ -75,6 +77,27 @@ def test_a_model_that_is_not_supported(tmp_path: Path, capsys: pytest.CaptureFix
     assert (status, result["error"]) == (2, "UNSUPPORTED_ARCH")
     assert "Llama" in result["hint"]
     assert "UNSUPPORTED_ARCH" in text
+
+
+@pytest.mark.parametrize("kind", ["ours", "QuIP#", "QTIP"])
+def test_a_model_that_is_packed_already(tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str) -> None:
+    folder, words = {
+        "ours": lambda: (packed(tmp_path)[0], "quip#, 2.500 bits per weight, made from llama"),
+        "QuIP#": lambda: (quip_sharp_folder(tmp_path / "small", 3)[0], "QuIP# as published, 3 bits"),
+        "QTIP": lambda: (qtip_folder(tmp_path / "small", 2)[0], "QTIP as published, 2 bits"),
+    }[kind]()
+    status, result, text = inspect(capsys, folder)
+    assert (status, result["supported"], result["estimate"]) == (0, False, None)
+    assert set(result) >= KEYS - {"dtype"}
+    assert result["reason"] == f"it is packed already: {words}"
+    assert result["packing"]["bits"] in (2, 3) and result["bits_per_weight"] > 2
+    assert f"{folder.name} is packed: {words}. It cannot be quantized again." in text
+    assert "runs packed with        `generate` and Compare" in text
+    status = main(["quantize", str(folder), "--out", str(tmp_path / "out"), "--json"])
+    refused = json.loads(capsys.readouterr().out)
+    assert (status, refused["error"]) == (2, "OWN_OUTPUT" if kind == "ours" else "ALREADY_QUANTIZED")
+    assert words in refused["message"]
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_wrong_folder_is_told_before_torch_is_loaded(tmp_path: Path) -> None:
