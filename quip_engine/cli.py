@@ -2,7 +2,8 @@
 
 Every command is a module of ``quip_engine.commands`` with ``add_parser`` and ``run``; ``run`` returns the result as a
 dictionary and writes what a person reads to stderr. ``--json`` prints the dictionary as the last line of stdout.
-Exit status: 0 done, 2 bad input, 75 stopped and resumable, 1 a defect of ours.
+Exit status: 0 done, 2 bad input, 75 stopped and resumable, 1 a defect of ours; as shells count ends by a signal,
+130 for Ctrl-C and 141 where nobody reads on (``| head``).
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import argparse
 import importlib
 import json
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -42,9 +44,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    arguments = sys.argv[1:] if argv is None else argv
-    as_json = "--json" in arguments
     wait_patiently()
+    try:
+        try:
+            return _run(sys.argv[1:] if argv is None else argv)
+        finally:
+            sys.stdout.flush()  # what waits there, also after ``--help``
+    except BrokenPipeError:
+        return _unread()
+
+
+def _run(arguments: list[str]) -> int:
+    as_json = "--json" in arguments
     try:
         options = build_parser().parse_args(arguments)
         result: dict[str, Any] | list[Any] = options.run(options)
@@ -53,13 +64,19 @@ def main(argv: list[str] | None = None) -> int:
     except Stopped as stopped:
         print(str(stopped), file=sys.stderr)
         return 75
-    except BrokenPipeError:
-        return 0
     except KeyboardInterrupt:
         return 130
     if as_json:
         print(json.dumps(result, allow_nan=False), flush=True)
     return 0
+
+
+def _unread() -> int:
+    """End quietly where the reader of our output is gone: at its end, Python would try to write the rest once more."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    for stream in (sys.stdout, sys.stderr):
+        os.dup2(nowhere, stream.fileno())
+    return 141
 
 
 def _report(error: QuipError, as_json: bool) -> int:
