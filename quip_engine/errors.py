@@ -116,6 +116,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "BUSY": ("'{name}' is running{where}.", "Wait for it, or stop it first."),
     "RUN_NOT_FOUND": ("There is no run {name}.", "List the runs with `runs`, or start a new one."),
     "NOT_QUEUED": ("{name} is not in the queue; it is {status}.", "List the queue with `runs --queue`."),
+    "NOT_YOURS": ("{path} stays: {reason}.", "Delete the run alone, or the folder by hand."),
     "NOTHING_TO_RESUME": ("There is no unfinished run for {path}.", "Start without --resume."),
     "RESUME_MISMATCH": ("Changed since the start: {fields}.", "Start a new run, or restore what changed."),
     "CHECKPOINT_DAMAGED": ("{file} does not match its checksum.", "Start again, or restore the file."),
@@ -137,6 +138,9 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "TASK_FAILED": ("The task {task} could not be run: {reason}.", "Its data must be in the cache, or be fetched."),
     "LOAD_FAILED": ("{path} could not be loaded: {reason}.", "Download it again, or choose another model."),
     "MODEL_GONE": ("The files of {name} are gone.", "Choose another model."),
+    "NO_TOKEN": ("No token for the hub is set.", "Give one that may write, or sign in with `hf auth login`."),
+    "PUSH_REFUSED": ("The hub refuses {name}: {reason}.", "Use a token that may write there, or another name."),
+    "PUSH_FAILED": ("{name} could not be uploaded: {reason}.", "Push again; what has arrived is not sent twice."),
     "PORT_BUSY": ("Port {port} is in use.", "Start with --port and another number."),
     "UPLOAD_LIMIT": ("The file is larger than {limit}.", "Give its path instead."),
 }

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 from quip_engine import events
 from quip_engine.config import JobConfig
 from quip_engine.errors import fail
-from quip_engine.runs.evaluation_store import EvaluationStore
+from quip_engine.runs.evaluation_store import Evaluation, EvaluationStore
 from quip_engine.runs.log import EventLog
 from quip_engine.runs.spawn import spawn
 from quip_engine.runs.store import Run, Store
@@ -88,9 +88,14 @@ def starting(store: Store) -> FileLock:
     return FileLock(store.home / "start.lock")
 
 
+def at_work(store: Store) -> Run | Evaluation | None:
+    """What a worker is busy with now, if any."""
+    return active(store.home) or EvaluationStore(store.home).active()
+
+
 def refuse_second(store: Store) -> None:
     """Raises ``BUSY`` while a worker is at work, on a run or on an evaluation."""
-    if busy := active(store.home) or EvaluationStore(store.home).active():
+    if busy := at_work(store):
         fail("BUSY", name=busy.name, where=f" ({busy.id})")
 
 

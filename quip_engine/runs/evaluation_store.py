@@ -117,7 +117,7 @@ class EvaluationStore:
 
     def _evaluation(self, row: sqlite3.Row) -> Evaluation:
         directory = self._folder / row["id"]
-        parsed = {name: json.loads(row[name]) if row[name] else None for name in ("result", "error")}
+        parsed: dict[str, Any] = {name: json.loads(row[name]) if row[name] else None for name in ("result", "error")}
         plain = {name: row[name] for name in ("id", "name", "content", "key", "created", "started", "finished")}
         status = status_now(row["status"], row["created"], directory)
         job = EvaluationConfig.from_json(json.loads(row["job"]))

@@ -12,8 +12,7 @@ from pathlib import Path
 
 from quip_engine.config import JobConfig
 from quip_engine.errors import fail
-from quip_engine.runs.client import active, begin, starting
-from quip_engine.runs.evaluation_store import EvaluationStore
+from quip_engine.runs.client import at_work, begin, starting
 from quip_engine.runs.store import Run, Store
 
 
@@ -30,7 +29,7 @@ def advance(home: Path | None = None) -> Run | None:
     store = Store(home)
     with starting(store):
         waiting = store.queue()
-        if not waiting or active(store.home) or EvaluationStore(store.home).active() or holders(store.home):
+        if not waiting or at_work(store) or holders(store.home):
             return None
         run = waiting[0]
         store.update(run.id, status="starting", created=time.time(), place=None)

@@ -14,7 +14,7 @@ from quip_engine.runs.store import START_SECONDS, is_locked
 
 
 def spawn(module: str, home: Path, name: str, directory: Path) -> None:
-    """Start ``python -m module HOME NAME`` in a session of its own and wait until it holds the lock of ``directory``."""
+    """Start ``python -m module HOME NAME`` in a session of its own; wait until it holds the lock of ``directory``."""
     package_parent = str(Path(quip_engine.__file__).parents[1])
     path = os.pathsep.join(filter(None, [package_parent, os.environ.get("PYTHONPATH")]))
     with (directory / "worker.log").open("ab") as log:
