@@ -44,22 +44,30 @@ INLINE void unpack(const trellis_layer *layer, int way, void *out, int bfloat, i
 }
 
 #ifdef TRELLIS_LEVELS
-/* Rows that are decoded together, of all tiles in row i. */
+/* The first ``count`` values of some rows of a tile. */
+INLINE void unpack_rows(const trellis_layer *layer, const level_reader *reader, const uint8_t *tile, int quarter,
+                        int64_t rows, void *out, int64_t at, int64_t count, int bfloat)
+{
+    _Alignas(64) int8_t levels[ROWS][TILE];
+    const __m512i above = levels_of(mirrored(tile, layer->k), quarter, layer->k, reader);
+    _mm512_store_si512(levels, _mm512_xor_si512(above, _mm512_set1_epi8((char)128)));
+    for (int r = 0; r < ROWS && r < rows; r++) {
+        const __m512i whole = _mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)levels[r]));
+        const row values = times(_mm512_cvtepi32_ps(whole), layer->scale);
+        store(&values, out, at + r * layer->n, count, bfloat);
+    }
+}
+
 INLINE void unpack_quarter(const trellis_layer *layer, const level_reader *reader, int64_t i, int quarter, void *out,
                            int bfloat)
 {
     const int64_t n = layer->n, first = TILE * i + ROWS * quarter, rows = layer->m - first;
     const uint8_t *tile = tile_at(layer, i, 0);
-    _Alignas(64) int8_t levels[ROWS][TILE];
-    for (int64_t j = 0; j < n; j += TILE, tile += 32 * layer->k) {
-        const __m512i above = levels_of(mirrored(tile, layer->k), quarter, layer->k, reader);
-        _mm512_store_si512(levels, _mm512_xor_si512(above, _mm512_set1_epi8((char)128)));
-        for (int r = 0; r < ROWS && r < rows; r++) {
-            const __m512i whole = _mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)levels[r]));
-            const row values = times(_mm512_cvtepi32_ps(whole), layer->scale);
-            store(&values, out, (first + r) * n + j, n - j, bfloat);
-        }
-    }
+    int64_t j = 0;
+    for (; j + TILE <= n; j += TILE, tile += 32 * layer->k)
+        unpack_rows(layer, reader, tile, quarter, rows, out, first * n + j, TILE, bfloat);
+    if (j < n)
+        unpack_rows(layer, reader, tile, quarter, rows, out, first * n + j, n - j, bfloat);
 }
 
 INLINE void unpack_levels(const trellis_layer *layer, void *out, int bfloat, int64_t start, int64_t stop)

@@ -43,7 +43,7 @@ SHARE = 2**17  # weights for a thread, at least
 class TrellisProduct(RowProduct):
     """C on a CPU. 8-bit activations for whole numbers and AVX-512; elsewhere they would gain nothing."""
 
-    few = 12  # against unpacking to bfloat16: 11 where values are looked up, 17 where computed; at float32 24 and more
+    few = 12  # measured where values are computed: against unpacking to bfloat16 12 or 13, at float32 24 and more
 
     def kernel(self, codebook: Codebook, device: torch.device, activations: str = "float") -> str:
         compiled = library()
@@ -94,6 +94,7 @@ def _least(n: int) -> int:
     return 1 + SHARE // (TILE * n)
 
 
+@lru_cache
 def _features(compiled: ctypes.CDLL, code: str) -> str:
     """What a code is computed with; empty where it is looked up."""
     if code not in COMPUTED:
