@@ -1,10 +1,11 @@
 """QTIP: randomized Hadamard incoherence and BlockLDLQ on the paths of a trellis (arXiv 2406.11235, section 4).
 
 The published format at L = 12, the search of L = 16 being long on a CPU. Better than published are the code, whose
-values are spread over the branches (``trellis_codes``), the search, which weighs a column by the feedback it causes,
-and a sweep that accepts only what lowers the loss; and in a whole model, where gradients tell what errors cost, weights
-of tokens, scales of rows, and layers of fewer and of more bits. The published form is ``L=16``, ``code=hyb`` (or
-``3inst``, ``1mad``), ``scale=0.9``, ``metric=false``, ``sweeps=0``, ``damping=0.01``, ``hessian=plain``.
+values are spread over the branches (``trellis_codes``) and, up to 3 bits, computed in registers; the search, which
+weighs a column by the feedback it causes; a sweep that accepts only what lowers the loss; and in a whole model, where
+gradients tell what errors cost, weights of tokens, scales of rows, and layers of fewer and of more bits. The published
+form is ``L=16``, ``code=hyb`` (or ``3inst``, ``1mad``), ``scale=0.9``, ``metric=false``, ``sweeps=0``,
+``damping=0.01``, ``hessian=plain``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from quip_engine.methods.registry import Preset, Recipe, hessian_option, presets
 from quip_engine.rounding.ldlq import LDLQ
 from quip_engine.transforms.hadamard import RandomizedHadamard
 
+FEW_VALUES = 3  # bits up to which 256 values do; at 4 they lose 2 %
 DAMPING = 0.05  # of a weighted Hessian: the weights leave fewer tokens that count
 
 
@@ -37,4 +39,5 @@ class QTIP(Preset):
         weighted = self.hessian == "weighted"
         transform = RandomizedHadamard(output_scales=weighted)
         rounding = LDLQ(sweeps=3, damping=DAMPING) if weighted else LDLQ(sweeps=1)
-        return Recipe(transform, Trellis(bits=int(bits)), rounding, spread=self.spread)
+        code = "levels" if bits <= FEW_VALUES else "quantile"
+        return Recipe(transform, Trellis(bits=int(bits), code=code), rounding, spread=self.spread)

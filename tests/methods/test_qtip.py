@@ -7,7 +7,7 @@ from quip_engine.config import RecipeConfig
 from quip_engine.layer import quantize_weight
 from quip_engine.methods.registry import alone, resolve
 
-# Measured at L = 12, mean of seeds 0-2: .00679 .00967 .01757 .01129; at L = 16: .00660 .00948 .01723 .01108.
+# Measured at L = 12, mean of seeds 0-2: .00679 .00966 .01757 .01132; quantile at L = 16: .00660 .00948 .01723 .01108.
 LIMITS = {"P1": 0.0072, "P3": 0.0102, "P4_q": 0.0179, "P4_up": 0.0115}
 
 
@@ -19,8 +19,13 @@ def test_two_bits(reference: Path, file: str) -> None:
     assert report.bits_per_weight < 2.01
 
 
+def test_256_values_up_to_3_bits() -> None:
+    codes = [resolve(RecipeConfig("qtip", bits)).codebook.to_json()["code"] for bits in (1, 2, 3, 4)]
+    assert codes == ["levels", "levels", "levels", "quantile"]
+
+
 def test_the_published_form_can_be_asked_for() -> None:
-    options = {"L": "16", "code": "hyb", "scale": "0.9", "metric": "false", "sweeps": "0", "hessian": "plain"}
-    recipe = resolve(RecipeConfig("qtip", 4, options=options))
+    words = "L=16 code=hyb scale=0.9 metric=false sweeps=0 hessian=plain"
+    recipe = resolve(RecipeConfig("qtip", 4, options=dict(word.split("=") for word in words.split())))
     assert recipe.codebook.to_json() == {"name": "trellis", "bits": 4, "L": 16, "code": "hyb", "scale": 0.9}
     assert recipe.rounding.to_json()["metric"] is False
