@@ -153,7 +153,12 @@ def forms(only: list[str] | None) -> dict[str, Codebook]:
 
     several: dict[str, list[Codebook]] = {
         "e8p-rvq": [ResidualE8P(bits=3), ResidualE8P(bits=4)],
-        "trellis": [Trellis(L=16, code="mul1"), Trellis(L=16, code="1mad"), Trellis(), Trellis(L=16)],
+        "trellis": [
+            Trellis(L=16, code="mul1"),
+            Trellis(L=16, code="1mad"),
+            Trellis(code="levels"),
+            Trellis(L=16, code="levels"),
+        ],
         "column-trellis": [ColumnTrellis(), ColumnTrellis(L=16)],
         "grid-row": [RowGrid(bits=2, group=128), RowGrid(bits=4, group=128)],
     }
