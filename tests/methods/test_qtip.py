@@ -25,7 +25,11 @@ def test_256_values_up_to_3_bits() -> None:
 
 
 def test_the_published_form_can_be_asked_for() -> None:
-    words = "L=16 code=hyb scale=0.9 metric=false sweeps=0 hessian=plain"
-    recipe = resolve(RecipeConfig("qtip", 4, options=dict(word.split("=") for word in words.split())))
+    published = RecipeConfig(
+        "qtip",
+        4,
+        options={"L": "16", "code": "hyb", "scale": "0.9", "metric": "false", "sweeps": "0", "hessian": "plain"},
+    )
+    recipe = resolve(published)
     assert recipe.codebook.to_json() == {"name": "trellis", "bits": 4, "L": 16, "code": "hyb", "scale": 0.9}
     assert recipe.rounding.to_json()["metric"] is False
