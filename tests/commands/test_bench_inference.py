@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from quip_engine.cli import build_parser
 from quip_engine.codebooks import codebooks
+from quip_engine.codebooks.e8p import E8P
 from quip_engine.commands.bench.layers import random_layer
+from quip_engine.commands.bench.synthetic import Shape, random_model, write_dense, write_packed
+from quip_engine.linear import QuantizedLinear
+from quip_engine.loading import load_model
 
 
 def rows(*arguments: str) -> dict[str, dict]:
@@ -41,3 +47,26 @@ def test_generation_compares_models() -> None:
     assert list(found) == ["bfloat16, dense", "grid", "grid int8"]
     assert found["grid"]["weight_bytes"] < 0.7 * found["bfloat16, dense"]["weight_bytes"]
     assert all(row["tokens_per_second"] > 0 for row in found.values())
+
+
+@pytest.mark.parametrize("kind", list(codebooks), ids=codebooks.names())
+def test_random_models_are_whole_and_packed_in_their_blocks_only(kind) -> None:
+    shape = Shape(width=128, inner=256, blocks=2, vocabulary=1024)
+    model = random_model(shape, kind())
+    packed = {name: module for name, module in model.named_modules() if isinstance(module, QuantizedLinear)}
+    assert len(packed) == 2 * 7
+    first, second = (packed[f"model.layers.{block}.mlp.up_proj"].tensors() for block in range(2))
+    for name, tensor in first.items():  # the same codes, in memory of their own
+        assert torch.equal(tensor, second[name]) and tensor.data_ptr() != second[name].data_ptr()
+    assert not any(tensor.is_meta for tensor in [*model.parameters(), *model.buffers()])
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model(torch.tensor([[1, 2, 3]])).logits.isfinite().all()
+
+
+def test_a_random_model_is_the_one_of_its_folder(tmp_path: Path) -> None:
+    shape, ids = Shape(width=128, inner=256, blocks=2, vocabulary=1024), torch.tensor([[1, 2, 3]])
+    for codebook, write in ((None, write_dense), (E8P(), write_packed)):
+        model = random_model(shape, codebook)
+        assert model.dtype == torch.bfloat16
+        loaded, _ = load_model(write(tmp_path / write.__name__, shape), torch.device("cpu"), dtype=None)
+        assert torch.equal(loaded(ids).logits, model(ids).logits)

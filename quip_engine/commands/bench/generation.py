@@ -14,17 +14,13 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from quip_engine.commands.bench.inference import forms
-from quip_engine.commands.bench.layers import random_layer
 from quip_engine.commands.text import MarkdownTable, figure
 from quip_engine.config import ACTIVATIONS, check_number
 
 if TYPE_CHECKING:
-    from torch import nn
-    from transformers import LlamaConfig, PreTrainedModel
+    from transformers import PreTrainedModel
 
-    from quip_engine.codebooks import Codebook
-
-WIDTH, INNER, LAYERS, VOCABULARY = 2048, 5632, 16, 32000  # .9 billion parameters
+LAYERS = 16  # of a ``Shape``: .9 billion parameters
 PROMPT, TURN, ROUNDS = 16, 4, 9  # tokens of the prompt and of a turn; turns of each model
 BASE = "bfloat16, dense"
 COLUMNS = ("model", "runs on", "weights MB", "tokens/s", "times bfloat16", "first token s")
@@ -49,7 +45,9 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 
     use_threads(options.threads)
     writers = [Writer(*model) for model in _models(options.codebooks, options.layers)]
-    print(f"{options.layers} blocks of {WIDTH} and {INNER}, {writers[0].threads} threads\n", file=sys.stderr)
+    config = writers[0].model.config
+    shape = f"{config.num_hidden_layers} blocks of {config.hidden_size} and {config.intermediate_size}"
+    print(f"{shape}, {writers[0].threads} threads\n", file=sys.stderr)
     for _ in range(options.rounds):
         for writer in writers:
             writer.turn()
@@ -101,59 +99,11 @@ class Writer:
 
 def _models(names: list[str], layers: int) -> Iterator[tuple[str, PreTrainedModel, str]]:
     """The dense model, and the packed ones with activations as floats and as integers."""
-    import torch  # noqa: PLC0415
-    from transformers import LlamaConfig, LlamaForCausalLM  # noqa: PLC0415
+    from quip_engine.commands.bench.synthetic import Shape, random_model  # noqa: PLC0415
 
-    config = LlamaConfig(
-        hidden_size=WIDTH,
-        intermediate_size=INNER,
-        num_hidden_layers=layers,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-        vocab_size=VOCABULARY,
-        tie_word_embeddings=True,
-    )
-    torch.manual_seed(0)
-    with torch.device("meta"):
-        dense = LlamaForCausalLM(config).bfloat16().eval()
-    yield BASE, _filled(dense, config), ACTIVATIONS[0]
+    shape = Shape(blocks=layers)
+    yield BASE, random_model(shape), ACTIVATIONS[0]
     for name, codebook in forms(names).items():
-        with torch.device("meta"):
-            packed = LlamaForCausalLM(config).bfloat16().eval()
-        model = _filled(_packed(packed, codebook), config)
+        model = random_model(shape, codebook)
         for activations in ACTIVATIONS:
             yield f"{name} {'' if activations == ACTIVATIONS[0] else activations}".rstrip(), model, activations
-
-
-def _packed(model: PreTrainedModel, codebook: Codebook) -> PreTrainedModel:
-    """The model on meta with packed layers of random codes in its blocks."""
-    import torch  # noqa: PLC0415
-
-    from quip_engine.architecture import linear_modules, weight_of  # noqa: PLC0415
-    from quip_engine.commands.bench.inference import packed_linear  # noqa: PLC0415
-
-    generator = torch.Generator().manual_seed(0)
-    made: dict[tuple[int, int], Any] = {}
-    for name, module in linear_modules(model.model.layers).items():
-        m, n = weight_of(module).shape
-        if (m, n) not in made:
-            made[m, n] = random_layer(codebook, m, n, generator, spent=m + n)
-        model.model.layers.set_submodule(name, packed_linear(made[m, n]))
-    return model
-
-
-def _filled(model: nn.Module, config: LlamaConfig) -> Any:
-    """The model with random numbers where it is still on meta, and its buffers computed."""
-    import torch  # noqa: PLC0415
-    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding  # noqa: PLC0415
-
-    generator = torch.Generator().manual_seed(0)
-    for owner in model.modules():
-        for name, parameter in list(owner.named_parameters(recurse=False)):
-            if parameter.is_meta:
-                values = torch.empty(parameter.shape, dtype=parameter.dtype)
-                values = values.fill_(1) if parameter.dim() == 1 else values.normal_(0, 0.02, generator=generator)
-                setattr(owner, name, torch.nn.Parameter(values, requires_grad=False))
-    model.model.rotary_emb = LlamaRotaryEmbedding(config)  # type: ignore[union-attr]
-    model.tie_weights()  # type: ignore[operator]
-    return model
