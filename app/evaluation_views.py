@@ -113,9 +113,15 @@ def outcome(row: Evaluation) -> w.Html:
     )
     tiles.append(("Size", size(model["bytes"]), smaller))
     when = f"{row.id.replace('-', ' ')} · {cut} · {clock(row.finished)}"
-    words = "".join(f"<li>{w.safe(sentence)}</li>" for sentence in findings(row))
+    words = "".join(f"<li>{_led(sentence)}</li>" for sentence in findings(row))
     told = w.Html(f'<ul class="findings">{words}</ul>') if words else ""
     return w.joined([w.heading(verdict(row), when), w.stats(tiles), told])
+
+
+def _led(sentence: str) -> w.Html:
+    """A sentence whose first words, up to a colon, say what it is about."""
+    about, colon, rest = sentence.partition(": ")
+    return w.joined([w.tag("b", about), " ", rest]) if colon else w.safe(sentence)
 
 
 def plots(row: Evaluation, found: Sequence[Result]) -> dict[str, str]:
@@ -181,7 +187,7 @@ def table(found: Sequence[Result], shown: Evaluation | None, missing: Sequence[R
         value = w.joined([perplexity(result.perplexity), _error(result.perplexity_error)])
         cut = f"{result.text}, {result.windows} × {result.seqlen}"
         act: object = w.button("Show", f"show:{result.evaluation}")
-        if shown and shown.id == result.evaluation and not (result.original and shown.job.against):
+        if shown and shown.id == result.evaluation:
             act = w.tag("span", "shown", "muted")
         rows.append(
             [
@@ -209,7 +215,7 @@ def _change(result: Result) -> object:
     if result.original_perplexity is None:
         return UNKNOWN
     delta = result.perplexity - result.original_perplexity
-    text = f"{'−' if delta < 0 else '+'}{perplexity(abs(delta))}"
+    text = f"{'−' if delta < 0 else '+'}{perplexity(abs(delta), result.original_perplexity)}"
     rest = f" ({percent_change(result.perplexity, result.original_perplexity)})"
     return w.joined([w.tag("span", text, "up" if delta > 0 else "down"), w.tag("span", rest, "muted")])
 

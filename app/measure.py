@@ -74,7 +74,7 @@ class Desk:
             fail("NO_MODEL")
         text = BUNDLED if source != OWN else str(text_file((own or "").strip() or "?").absolute())
         other = self.original_of(model) if against == ITSELF else (against or "").strip()
-        count = None if windows is None else whole(windows)
+        count = whole(windows) or None  # an empty number field says 0
         return EvaluationConfig(
             model, other, text, whole(seqlen), count, bool(layers), tuple(tasks or ()), whole(questions)
         )
@@ -108,10 +108,10 @@ class Desk:
         needed, ram = FLOAT * sum(weights), memory(job.device)
         words = [
             f"About {rough(seconds)}: {plural(count, 'window')} of {job.seqlen} tokens",
-            f"through {plural(len(models), 'model')}" + ("" if job.against else ", compared with nothing"),
-            f"{size(needed)} of weights, {size(ram.free)} of {ram.label} free",
+            "through both models" if job.against else "through one model, compared with nothing",
+            f"The weights take {size(needed)} of the {size(ram.free)} that are free",
         ]
-        return w.note(", ".join(words[:2]) + f". {words[2]}.")
+        return w.note(f"{words[0]} {words[1]}. {words[2]}.")
 
     def _layer_passes(self, job: EvaluationConfig, count: int) -> int:
         """Passes with one layer alone: as many as scoring takes, or once or a few times through all layers."""

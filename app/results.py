@@ -119,9 +119,10 @@ def short_name(result: Result) -> str:
 # -- in words ----------------------------------------------------------------------------------------------------------
 
 
-def perplexity(value: float | None) -> str:
-    """Two decimals, three below ten."""
-    return fixed(value, 3 if value is not None and value < 10 else 2)
+def perplexity(value: float | None, like: float | None = None) -> str:
+    """Two decimals, three below ten; a difference has as many as what it is ``like``."""
+    size = value if like is None else like
+    return fixed(value, 3 if size is not None and size < 10 else 2)
 
 
 def plus_minus(value: str, error: float | None, digits: int) -> str:
@@ -153,8 +154,8 @@ def _cost(figures: Figures, model: dict[str, Any], original: dict[str, Any]) -> 
     if error is not None and abs(new / old - 1) < 2 * error:
         return f"{what} {original['name']} no more perplexity than this text can show ({change}, ± {100 * error:.1f} %)"
     if new < old:
-        return f"{what} {original['name']} nothing here: perplexity falls by {perplexity(old - new)} ({change})"
-    return f"{what} {original['name']} {perplexity(new - old)} of perplexity ({change})"
+        return f"{what} {original['name']} nothing here: perplexity falls by {perplexity(old - new, old)} ({change})"
+    return f"{what} {original['name']} {perplexity(new - old, old)} of perplexity ({change})"
 
 
 def _where(layers: list[dict[str, Any]]) -> str:

@@ -50,15 +50,15 @@ def convergence(scored: Sequence[tuple[int, dict[str, Any]]], total: int, run: s
 KEYS = ("perplexity", "original_perplexity")
 
 
-def _banded(points: list[tuple[int, float, float | None]], colour: str, name: str) -> list[Figure]:
-    """A line with the band of its standard error."""
+def _banded(points: Sequence[tuple[float, float, float | None]], colour: str, name: str) -> list[Figure]:
+    """A line with the band of its standard error: filled in the accent colour, between thin lines in others."""
     x = [n for n, _, _ in points]
-    low, high = ([v + s * (e or 0) for _, v, e in points] for s in (-1, 1))
-    edge = {"width": 0, "color": colour}
-    band = {"type": "scatter", "mode": "lines", "x": x, "hoverinfo": "skip", "line": edge}
+    low, high = (pack([v + s * (e or 0) for _, v, e in points]) for s in (-1, 1))
+    filled = colour == "--accent"
+    edge = line(colour, f"{name} band", width=0 if filled else 1, dash="dot", opacity=0.6, x=x)
     return [
-        {**band, "name": f"{name} low", "y": pack(low)},
-        {**band, "name": f"{name} band", "y": pack(high), "fill": "tonexty", "fillcolor": colour, "opacity": 0.15},
+        {**edge, "y": low},
+        {**edge, "y": high, **({"fill": "tonexty", "fillcolor": "--accent-fill"} if filled else {})},
         {
             **line(colour, name, width=1.75, x=x, y=pack(v for _, v, _ in points)),
             "hoverinfo": "all",
@@ -126,7 +126,7 @@ def _dots(models: Sequence[Model], unit: float, name: str, original: bool) -> Fi
         "textfont": {"size": 12, "color": "--ink-2"},
         "error_y": {**bars, "color": "--line-strong"},
         "marker": {
-            "size": [11 if m.shown else 8 for m in chosen],
+            "size": [(12 if m.shown else 9) + original for m in chosen],
             "color": colour,
             "symbol": "diamond" if original else "circle",
             "line": {"width": [1.5 if m.shown else 0 for m in chosen], "color": "--ink"},

@@ -18,7 +18,7 @@ from app.state import explain
 from app.studio import Studio
 from quip_engine import tasks
 
-ALL_WINDOWS = "Empty: all that the text fills."
+ALL_WINDOWS = "0: all that the text fills."
 
 
 def build(page: Page) -> dict[str, Any]:
@@ -55,7 +55,7 @@ def build(page: Page) -> dict[str, Any]:
             w.html(w.heading("Results", text, 3))
             parts["csv"] = gr.Button("Export CSV", size="sm", elem_classes="quiet")
             parts["json"] = gr.Button("Export JSON", size="sm", elem_classes="quiet")
-        parts["table"] = w.html(js_on_load=w.ACTIONS, elem_id="results-table")
+        parts["table"] = w.html(js_on_load=w.ACTIONS + w.SORTED, elem_id="results-table")
     _wire(page, desk, form, parts)
     return parts
 
@@ -86,7 +86,7 @@ def _form(desk: Desk, parts: dict[str, Any]) -> list[Any]:
             min_width=120,
             elem_id="eval-seqlen",
         )
-        windows = w.Number(None, label="Windows", info=ALL_WINDOWS, precision=0, min_width=120, elem_id="eval-windows")
+        windows = w.Number(0, label="Windows", info=ALL_WINDOWS, precision=0, min_width=120, elem_id="eval-windows")
         layers = w.Checkbox(True, label="Each layer alone", info="Finds the layers that cost most.", min_width=180)
     if tasks.available():
         chosen_tasks = w.Dropdown(
