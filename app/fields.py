@@ -57,7 +57,8 @@ class Form:
         calibration = forms.calibration_config(self.source(fields), fields["samples"], fields["seqlen"])
         typed = (fields["out"] or "").strip()
         out = Path(typed).expanduser().absolute() if typed else studio.folder_for(model, recipe)
-        return JobConfig(model, str(out), recipe, calibration, forms.whole(fields["seed"]), fields["device"])
+        seed, threads = forms.whole(fields["seed"]), studio.settings.threads
+        return JobConfig(model, str(out), recipe, calibration, seed, fields["device"], threads)
 
     @property
     def checked(self) -> list[Any]:

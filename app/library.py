@@ -45,6 +45,10 @@ class Library:
         if folder != DEMO.resolve() and folder not in self.folders():
             write_json(self._file, {"folders": [str(p) for p in [*self.folders(), folder]]})
 
+    def remove(self, folder: Path) -> None:
+        """Forget a folder; its files stay."""
+        write_json(self._file, {"folders": [str(p) for p in self.folders() if p != folder]})
+
     def entries(self) -> list[Entry]:
         """Demo first, then folders, then the hub cache; what has gone meanwhile is left out."""
         found = [entry(DEMO, str(DEMO), "demo")]

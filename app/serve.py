@@ -140,7 +140,7 @@ def _serve(flags: argparse.Namespace, listener: socket.socket, password: str | N
     from app.studio import Studio  # noqa: PLC0415
 
     host, port = listener.getsockname()[:2]
-    studio = Studio(data_home(), flags.offline)
+    studio = Studio(data_home(), flags.offline, f"{host}:{port}")
     studio.follower.watch()
     gr.set_static_paths([live_plot.PLOTLY_DIR])
     auth = (lambda user, given: _same(user, USER) & _same(given, password)) if password else None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app import forms
 from app.chat import Bench
 from app.evaluations import Evaluations
 from app.library import DEMO, Library
+from app.settings import Settings, SettingsFile
 from app.state import Follower
 from quip_engine import runs
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
@@ -22,7 +23,9 @@ from quip_engine.runs import Run
 @dataclass
 class Studio:
     home: Path
-    offline: bool = False
+    never_online: bool = False  # from the command line: no setting may lift it
+    address: str = ""  # that the page is served at
+    settings: Settings = field(init=False)
     follower: Follower = field(init=False)
     evaluations: Evaluations = field(init=False)
     library: Library = field(init=False)
@@ -31,10 +34,25 @@ class Studio:
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def __post_init__(self) -> None:
+        self.settings = SettingsFile(self.home).load()
+        self._follow_settings()
         self.follower = Follower(self.home)
         self.evaluations = Evaluations(self.home)
         self.library = Library(self.home)
         self.bench = Bench()
+
+    @property
+    def offline(self) -> bool:
+        return self.never_online or self.settings.offline
+
+    def set(self, settings: Settings) -> None:
+        """Keep and follow new settings."""
+        SettingsFile(self.home).save(settings)
+        self.settings = settings
+        self._follow_settings()
+
+    def _follow_settings(self) -> None:
+        replace(self.settings, offline=self.offline).apply()
 
     def facts(self, model: str) -> ModelFacts:
         """Facts of a model, checked once for each state of its config.json. Raises the coded errors of ``probe``."""
@@ -47,6 +65,11 @@ class Studio:
         with self._lock:
             self._facts[key] = facts
         return facts
+
+    def checked(self) -> list[str]:
+        """Models that were found to be fine, as ``facts`` was asked for them."""
+        with self._lock:
+            return [model for model, _ in self._facts]
 
     def folder_for(self, model: str, recipe: RecipeConfig) -> Path:
         """A folder that does not exist yet, named after model and recipe."""
