@@ -15,12 +15,14 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from quip_engine.codebooks.column_trellis import WRAP, Sequences, tables
+from quip_engine.codebooks.column_codes import tables
+from quip_engine.codebooks.column_trellis import WRAP, Sequences
 from quip_engine.codebooks.trellis_gaps import FILE
 from quip_engine.codebooks.viterbi import best_path
 
 SIZES = (8, 10, 12, 14, 16)
-RATES = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 3, 3.5, 4, 5, 6, 7, 7.875)
+LOW = (0.125, 0.25, 0.375, 0.5, 0.625, 0.75, 0.875, 1, 1.25, 1.5, 1.75, 2, 2.25, 2.5, 2.75, 3)
+RATES = (*LOW, 3.125, 3.5, 4, 4.5, 5, 5.125, 6, 7, 7.875)  # from 3 and 5 to the next one, codes change
 GUESS = {0: 2.4, 0.25: 2.0, 0.5: 1.4, 0.75: 1.2, 1: 1.1, 1.5: 1.04, 2: 0.99, 3: 0.92, 4: 0.9, 8: 0.86}
 SPREAD = 0.06  # between the gains tried
 ROWS, COLUMNS = 256, 256
@@ -29,7 +31,7 @@ ROWS, COLUMNS = 256, 256
 def error(L: int, rate: float, gain: float, X: Tensor) -> float:
     """Mean squared error of the columns X: (C, 256) at one gain."""
     trellis = Sequences(L, 1, ROWS)
-    table, idle = tables(L, X.device)
+    table, idle = tables(L, rate, X.device)
     steps = trellis.steps(rate)
     states = best_path(gain * X[..., None], table[:, None], steps, idle=idle[:, None], wrap=WRAP)
     values = table[states] if rate >= 1 else torch.where(steps == 0, idle[states], table[states])

@@ -13,8 +13,8 @@ proxy loss, and on a model with uneven rows a sixth of the KL to the original. W
 each output costs (``weigh``), they count with r^2 times that.
 
 A fractional rate is a trellis whose step t takes floor((t + 1) R + 1/2) - floor(t R + 1/2) new bits; a step of none
-leaves the state and reads a second table. Element t is the L-bit window that ends at bit floor((t + 1) R + 1/2) of its
-sequence's circular string: any element can be decoded by itself.
+leaves the state and reads a second table (``column_codes``). Element t is the L-bit window that ends at bit
+floor((t + 1) R + 1/2) of its sequence's circular string: any element can be decoded by itself.
 
 The asked rate is the rate of the whole layer: signs of the transform, scales and rates are paid from it.
 
@@ -39,9 +39,9 @@ from torch.nn.functional import pad
 
 from quip_engine.codebooks.base import Codebook, Quantizer, codebooks, in_units
 from quip_engine.codebooks.bitstream import path_bits, window_states
+from quip_engine.codebooks.column_codes import tables
 from quip_engine.codebooks.packing import pack_bits, packed_width, unpack_bits
 from quip_engine.codebooks.rates import allocate
-from quip_engine.codebooks.trellis_codes import code_table, idle_table
 from quip_engine.codebooks.trellis_gaps import distortion, source_gain
 from quip_engine.codebooks.viterbi import best_path
 from quip_engine.errors import fail
@@ -49,7 +49,6 @@ from quip_engine.parts import option
 from quip_engine.transforms.base import TensorSpec
 
 RATES = tuple(round(1 + step / 20, 2) for step in range(81))
-CODE = "quantile"  # of ``trellis_codes``: its values are spread over the branches whatever a step consumes
 SEQUENCE = 256  # rows, about
 DECODED = 1 << 20  # weights decoded together
 WRAP = 64  # steps on either side of the wrap that settle where a circular sequence begins
@@ -165,7 +164,7 @@ class Sequences:
 
     def emitted(self, states: Tensor, rate: float) -> Tensor:
         """What states: (S, T) stand for, in units of the source."""
-        table, idle = tables(self.L, states.device)
+        table, idle = tables(self.L, rate, states.device)
         values = table[states]
         if rate < 1:
             values = torch.where(self.steps(rate).to(states.device) == 0, idle[states], values)
@@ -220,7 +219,7 @@ class ColumnQuantizer(Quantizer):
         s = self.base * 2 ** (-self.side.scale_step * self.scale_codes[group])
         source = trellis.rows(in_units(z, s)[:, 0] * source_gain(self.form.L, rate))
         steps = trellis.steps(rate)
-        table, idle = tables(self.form.L, x.device)
+        table, idle = tables(self.form.L, rate, x.device)
         states = best_path(
             source[..., None], table[:, None], steps, weights=self.weights, idle=idle[:, None], wrap=WRAP
         )
@@ -255,12 +254,6 @@ class ColumnQuantizer(Quantizer):
 @lru_cache(maxsize=256)
 def _steps(T: int, rate: float) -> Tensor:
     return (torch.arange(T + 1) * rate + 0.5).floor().diff().to(torch.uint8)
-
-
-@lru_cache
-def tables(L: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Values of the states: (2^L,), for steps that take bits and for those that take none."""
-    return code_table(CODE, L).flatten().to(device), idle_table(CODE, L).flatten().to(device)
 
 
 def _scales(stored: Tensor, side: SideInformation, groups: int, base: Tensor) -> Tensor:

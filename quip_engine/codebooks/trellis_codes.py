@@ -78,8 +78,13 @@ def state_order(L: int, a: int, b: int) -> Tensor:
 
 def level_numbers(L: int, a: int, b: int) -> Tensor:
     """Which of the 256 levels, rising, each state stands for: (2^L,)."""
+    return level_ranks(L, a, b) >> L - LEVEL_BITS
+
+
+def level_ranks(L: int, a: int, b: int) -> Tensor:
+    """The rank of each state, of which the upper bits count for ``levels``: (2^L,)."""
     x = torch.arange(2**L)
-    return (a * _mirrored(x, L) + b * (x >> L // 2 << L // 2)) % 2**L >> L - LEVEL_BITS
+    return (a * _mirrored(x, L) + b * (x >> L // 2 << L // 2)) % 2**L
 
 
 @lru_cache(maxsize=1)

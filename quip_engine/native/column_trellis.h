@@ -15,29 +15,35 @@
 #include <stdint.h>
 #include <string.h>
 
+#if defined(__AVX512VBMI__) && defined(__AVX512BW__) && defined(__AVX512DQ__) && defined(__GFNI__) && \
+    defined(__AVX512VNNI__)
+#define WINDOWS_IN_VECTORS
+enum { COMPUTED = 1 }; /* levels */
+#else
+enum { COMPUTED = 0 };
+#endif
+
 enum { LONGEST = 384, WORDS = 64 }; /* steps of a string (T < 384) and words it takes, at less than 8 bits a step */
 enum { MOST = 4, WIDEST = 16 };     /* bits of the second of two steps in a table, and of the window of both */
-enum { ROWS = 4 };                  /* of x at once */
+enum { RATES = 64, WIDE = 32 };    /* rates; columns that are read together */
 
 typedef struct {
     const uint8_t *codes, *rates, *scales, *row_scales; /* row_scales: NULL where there are none */
     const float *base, *powers;                         /* of the step of a scale, row scales: 256 and 64 */
     const float *row_powers, *inverse_gains;            /* 1 / g(R) by the number of the rate: 64 */
-    const float *values;                                /* by window: 2^L of steps with bits, 2^L of those without */
-    const float *pairs;                                 /* of two steps, by the window of both; see pair_offset */
-    const int16_t *curve;                               /* see column_computed.h; in units of `unit` */
-    float unit;
+    const float *values;                                /* by window: 2^L of each code; see decode_singles */
+    const float *pairs;                                 /* of two steps, by the window of both; see pair_table */
+    const int8_t *levels;                               /* 256 of `levels`, 256 of `companded`; see column_levels.h */
     int64_t octets, m, n, T, S, L, group;
     int64_t rate_bits, rate_eighths, scale_bits; /* eighths of a bit that a rate counts */
-    int64_t multipliers[2], tail_bits;
+    int64_t levels_to, companded_to;             /* eighths */
 } column_layer;
 
-/* A group of columns, one after the other. */
 typedef struct {
-    int64_t first, columns, at; /* columns; the bit where the first one begins */
-    int64_t eighths, bits;      /* e, B */
-    float factor;               /* of its values */
-} column_group;
+    int64_t number, at;    /* of the column; the bit where it begins */
+    int64_t eighths, bits; /* e, B */
+    float factor;          /* of its values */
+} column;
 
 static inline uint64_t load_word(const void *from)
 {
@@ -53,16 +59,38 @@ static inline int64_t code_at(const uint8_t *packed, int64_t bits, int64_t i)
     return two >> shift & ((1 << bits) - 1);
 }
 
-/* Group number g; `before` is the one before it. */
-static inline column_group next_group(const column_layer *a, int64_t g, column_group before)
+/* The column behind another one; of number -1 for the first. */
+static inline column next_column(const column_layer *a, column before)
 {
-    int64_t rate = code_at(a->rates, a->rate_bits, g), left = a->n - g * a->group;
-    column_group group = {.first = g * a->group, .columns = left < a->group ? left : a->group};
-    group.at = g ? before.at + before.columns * a->S * before.bits : 0;
-    group.eighths = rate * a->rate_eighths;
-    group.bits = (a->T * group.eighths + 4) >> 3;
-    group.factor = a->base[0] * a->powers[code_at(a->scales, a->scale_bits, g)] * a->inverse_gains[rate];
-    return group;
+    const int64_t i = before.number + 1, g = i / a->group;
+    column c = {i, before.at + a->S * before.bits, before.eighths, before.bits, before.factor};
+    if (i == g * a->group) {
+        const int64_t rate = code_at(a->rates, a->rate_bits, g);
+        c.eighths = rate * a->rate_eighths;
+        c.bits = (a->T * c.eighths + 4) >> 3;
+        c.factor = a->base[0] * a->powers[code_at(a->scales, a->scale_bits, g)] * a->inverse_gains[rate];
+    }
+    return c;
+}
+
+/* How columns are read that are read together. */
+typedef struct {
+    column levels[WIDE], singly[WIDE]; /* of levels computed, of values looked up */
+    int64_t level_count, single_count;
+} columns;
+
+/* Up to `count` columns behind `last`, which becomes the last of them, without those that have no bits. */
+static inline columns next_columns(const column_layer *a, column *last, int64_t count)
+{
+    columns found = {.level_count = 0, .single_count = 0};
+    for (; count-- && last->number + 1 < a->n;) {
+        *last = next_column(a, *last);
+        if (COMPUTED && last->bits && last->eighths <= a->companded_to)
+            found.levels[found.level_count++] = *last;
+        else if (last->bits)
+            found.singly[found.single_count++] = *last;
+    }
+    return found;
 }
 
 /* 64 bits from bit `at` on, zeros where the codes have an end. */
@@ -92,8 +120,11 @@ static inline void copy_string(const column_layer *a, int64_t at, int64_t bits, 
             words[1 + j] = load_word(from + 8 * j) >> shift | load_word(from + 8 * j + 8) << 1 << (63 - shift);
 }
 
-/* Where the table of pairs with k = 1, 2 .. bits between them begins: behind those of fewer bits. */
-static inline int64_t pair_offset(int64_t L, int64_t k) { return ((int64_t)2 << L) * (((int64_t)1 << (k - 1)) - 1); }
+/* Values of two steps, of which the second takes k bits: `levels` with k = 1 to 3, `companded` with 3 and 4. */
+static inline const float *pair_table(const column_layer *a, int64_t eighths, int64_t k)
+{
+    return a->pairs + ((int64_t)4 << a->L) * (((int64_t)1 << (k - 1)) - 1 + 4 * (eighths > a->levels_to));
+}
 
 static inline int paired(const column_layer *a, int64_t eighths)
 {
@@ -114,7 +145,7 @@ static inline void decode_pairs(const column_layer *a, const uint64_t *words, in
         int64_t first = ((2 * i + 1) * eighths + 4) >> 3, second = ((2 * i + 2) * eighths + 4) >> 3;
         shift[i] = first;
         mask[i] = ((int64_t)1 << (a->L + second - first)) - 1;
-        table[i] = a->pairs + 2 * pair_offset(a->L, second - first);
+        table[i] = pair_table(a, eighths, second - first);
     }
     int64_t at = 64 - a->L;
     for (int64_t t = 0; t < a->T; t += 8, at += eighths) {
@@ -127,10 +158,12 @@ static inline void decode_pairs(const column_layer *a, const uint64_t *words, in
 static inline void decode_singles(const column_layer *a, const uint64_t *words, int64_t eighths, float *out)
 {
     const uint64_t mask = ((uint64_t)1 << a->L) - 1;
+    const int64_t code = (eighths > a->levels_to) + (eighths > a->companded_to);
+    const float *values = a->values + (code << a->L); /* levels, companded, quantile, idle */
     int64_t shift[8], idle[8];
     for (int i = 0; i < 8; i++) {
         shift[i] = ((i + 1) * eighths + 4) >> 3;
-        idle[i] = (shift[i] == (i * eighths + 4) >> 3) << a->L;
+        idle[i] = 3 * (shift[i] == (i * eighths + 4) >> 3) << a->L;
     }
     const int64_t half = shift[3];
     for (int i = 4; i < 8; i++)
@@ -139,13 +172,13 @@ static inline void decode_singles(const column_layer *a, const uint64_t *words, 
     for (int64_t t = 0; t < a->T; t += 8, at += eighths) {
         uint64_t early = bits_at(words, at), late = bits_at(words, at + half);
         for (int i = 0; i < 4; i++) {
-            out[t + i] = a->values[(early >> shift[i] & mask) + idle[i]];
-            out[t + 4 + i] = a->values[(late >> shift[4 + i] & mask) + idle[4 + i]];
+            out[t + i] = values[(early >> shift[i] & mask) + idle[i]];
+            out[t + 4 + i] = values[(late >> shift[4 + i] & mask) + idle[4 + i]];
         }
     }
 }
 
-/* Values of a string, in units of the group's factor: T, and up to 7 behind them that mean nothing. */
+/* Values of a string, in units of its factor: T, and up to 7 behind them that mean nothing. */
 static inline void decode_string(const column_layer *a, const uint64_t *words, int64_t eighths, float *out)
 {
     if (paired(a, eighths))

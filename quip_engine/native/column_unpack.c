@@ -1,141 +1,161 @@
 /* W~ of codebooks/column_trellis.py. Strings run down its columns: some of these are decoded, then turned into rows. */
 
+#include "column_levels.h"
 #include "column_numbered.h"
 #include "half.h"
 
-enum { ACROSS = 32, RATES = 64 }; /* columns decoded before their rows are written: 64 bytes of each in bfloat16 */
+/* Numbers to where they belong, bfloat16 in 16 bits or float. */
+static inline void put(void *out, int64_t i, float value, int bfloat16)
+{
+    if (bfloat16)
+        ((uint16_t *)out)[i] = to_bfloat16(value);
+    else
+        ((float *)out)[i] = value;
+}
 
 typedef struct {
-    union {
-        float whole[ACROSS][LONGEST];
-        uint16_t half[ACROSS][LONGEST]; /* bfloat16 */
-    };
-    float row_scales[LONGEST], values[ACROSS][LONGEST + 8];
+    float row_scales[LONGEST];
 #ifdef WINDOWS_IN_VECTORS
-    numbering numbers[RATES]; /* by eighths */
-    char known[RATES];
+    level_reader reader;
+    numbering numbers[RATES];
+    _Alignas(64) float factors[WIDE];
+    _Alignas(64) uint8_t levels[BLOCKS][WIDE][BLOCK];
+    uint16_t at[BLOCKS][WIDE][BLOCK];
+#else
+    float values[WIDE][LONGEST + 8];
 #endif
 } workspace;
 
-/* Values of string s of the columns of a group from number `first` on, in units of the group's factor. */
-static void decode_columns(const column_layer *a, const column_group *group, int64_t s, int64_t first, int64_t count,
-                           workspace *w)
-{
-    uint64_t words[WORDS];
 #ifdef WINDOWS_IN_VECTORS
-    if (group->eighths >= 8) {
-        numbering *numbers = &w->numbers[group->eighths];
-        uint16_t at[ACROSS][BLOCKS][64];
-        if (!w->known[group->eighths])
-            *numbers = numbering_of(a, group->eighths), w->known[group->eighths] = 1;
-        for (int64_t i = 0; i < count; i++) {
-            const string_bits string = find_string(a, group, first + i, s, words);
-            for (int64_t k = 0; k * BLOCK < a->T; k++)
-                for (int half = 0; half < numbers->halves; half++)
-                    _mm512_storeu_si512(at[i][k] + 32 * half, numbers_of(numbers, half, &string, k, group->eighths));
-        }
-        for (int64_t i = 0; i < count; i++)
-            for (int64_t k = 0; k * BLOCK < a->T; k++) {
-                __m512 value[4];
-                if (numbers->halves == 1)
-                    load_values(numbers->table, 1, at[i][k], value);
-                else
-                    load_values(numbers->table, 2, at[i][k], value);
-                memcpy(w->values[i] + k * BLOCK, value, sizeof value);
-            }
-        return;
-    }
-#endif
-    for (int64_t i = 0; i < count; i++) {
-        copy_string(a, group->at + ((first + i) * a->S + s) * group->bits, group->bits, words);
-        decode_string(a, words, group->eighths, w->values[i]);
-    }
-}
-
-#ifdef WINDOWS_IN_VECTORS
-/* 32 rows of `half` from t on: five times, the upper and the lower half of all numbers are interleaved. */
-static void turn(const workspace *w, int64_t t, __m512i row[ACROSS])
+/* 64 rows of 32 columns to two rows each: five times, the halves of all are interleaved. */
+static void turn(__m512i rows[WIDE])
 {
-    uint16_t low[32], high[32];
-    for (int i = 0; i < 32; i++) {
-        low[i] = i / 2 + 32 * (i & 1);
-        high[i] = low[i] + 16;
+    uint8_t low[64], high[64];
+    for (int i = 0; i < 64; i++) {
+        low[i] = i / 2 + 64 * (i & 1);
+        high[i] = low[i] + 32;
     }
     const __m512i lower = _mm512_loadu_si512(low), upper = _mm512_loadu_si512(high);
-    __m512i other[ACROSS];
-    for (int i = 0; i < ACROSS; i++)
-        other[i] = _mm512_loadu_si512(w->half[i] + t);
+    __m512i other[WIDE];
     for (int round = 0; round < 5; round++) {
-        __m512i *from = round & 1 ? row : other, *to = round & 1 ? other : row;
-        for (int i = 0; i < ACROSS / 2; i++) {
-            to[2 * i] = _mm512_permutex2var_epi16(from[i], lower, from[i + ACROSS / 2]);
-            to[2 * i + 1] = _mm512_permutex2var_epi16(from[i], upper, from[i + ACROSS / 2]);
+        memcpy(other, rows, sizeof other);
+        for (int i = 0; i < WIDE / 2; i++) {
+            rows[2 * i] = _mm512_permutex2var_epi8(other[i], lower, other[i + WIDE / 2]);
+            rows[2 * i + 1] = _mm512_permutex2var_epi8(other[i], upper, other[i + WIDE / 2]);
         }
     }
 }
-#endif
 
-/* The rows of `count` columns to where the first one of these begins. */
-static void write_rows(const workspace *w, int64_t rows, int64_t count, int64_t n, int bfloat16, void *out)
+static inline __m512i nearest_bfloat16(__m512 low, __m512 high)
 {
-    int64_t t = 0;
-#ifdef WINDOWS_IN_VECTORS
-    for (; bfloat16 && count == ACROSS && t + 32 <= rows; t += 32) {
-        __m512i row[ACROSS];
-        for (int64_t j = 0; j < 32; j++)
-            __builtin_prefetch((uint16_t *)out + (t + j) * n + ACROSS, 1); /* what is written next there */
-        turn(w, t, row);
-        for (int64_t j = 0; j < 32; j++)
-            memcpy((uint16_t *)out + (t + j) * n, &row[j], sizeof *row);
+    uint16_t odd[32];
+    for (int i = 0; i < 32; i++)
+        odd[i] = 2 * i + 1;
+    __m512i half[2] = {_mm512_castps_si512(low), _mm512_castps_si512(high)};
+    for (int i = 0; i < 2; i++) {
+        const __m512i even = _mm512_and_si512(_mm512_srli_epi32(half[i], 16), _mm512_set1_epi32(1));
+        half[i] = _mm512_add_epi32(half[i], _mm512_add_epi32(even, _mm512_set1_epi32(0x7FFF)));
     }
-#endif
-    for (; t < rows; t++)
-        for (int64_t i = 0; i < count; i++)
-            if (bfloat16)
-                ((uint16_t *)out)[t * n + i] = w->half[i][t];
-            else
-                ((float *)out)[t * n + i] = w->whole[i][t];
+    return _mm512_permutex2var_epi16(half[0], _mm512_loadu_si512(odd), half[1]);
 }
 
-/* Numbers of a column, number `to` of those that are written together. */
-static void scale_column(workspace *w, const float *values, float factor, int64_t rows, int bfloat16, int64_t to)
+/* A row of 32 columns, of which `count` are there. */
+static inline void write_row(__m256i levels, const float *factors, float row_scale, int64_t count, int bfloat16,
+                             void *out)
 {
+    __m512 half[2];
+    for (int i = 0; i < 2; i++) {
+        const __m128i bytes = i ? _mm256_extracti128_si256(levels, 1) : _mm256_castsi256_si128(levels);
+        const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), _mm512_load_ps(factors + 16 * i));
+        half[i] = _mm512_mul_ps(value, _mm512_set1_ps(row_scale));
+    }
+    const __mmask32 some = count < WIDE ? ((__mmask32)1 << count) - 1 : ~(__mmask32)0;
     if (bfloat16)
-        for (int64_t t = 0; t < rows; t++)
-            w->half[to][t] = to_bfloat16(values[t] * factor * w->row_scales[t]);
-    else
-        for (int64_t t = 0; t < rows; t++)
-            w->whole[to][t] = values[t] * factor * w->row_scales[t];
+        _mm512_mask_storeu_epi16(out, some, nearest_bfloat16(half[0], half[1]));
+    else {
+        _mm512_mask_storeu_ps(out, (__mmask16)some, half[0]);
+        _mm512_mask_storeu_ps((float *)out + 16, (__mmask16)(some >> 16), half[1]);
+    }
 }
+
+/* Of string s, the columns from `first` on; zero where values are not computed. */
+static void write_levels(const column_layer *a, const columns *some, int64_t s, int64_t first, int64_t count,
+                         int64_t rows, int bfloat16, char *out, workspace *w)
+{
+    const int64_t size = bfloat16 ? 2 : 4;
+    memset(w->factors, 0, sizeof w->factors);
+    for (int64_t i = 0; i < some->level_count; i++)
+        w->factors[some->levels[i].number - first] = some->levels[i].factor;
+    decode_levels(a, &w->reader, some->levels, some->level_count, s, w->levels);
+    for (int64_t t = 0; t < rows; t += BLOCK) {
+        __m512i turned[WIDE] = {0};
+        for (int64_t i = 0; i < some->level_count; i++)
+            turned[some->levels[i].number - first] = _mm512_load_si512(w->levels[t / BLOCK][i]);
+        turn(turned);
+        for (int64_t j = t; j < rows && j < t + BLOCK; j++) {
+            const __m256i row = _mm256_loadu_si256((const __m256i *)turned + (j - t));
+            __builtin_prefetch(out + (j * a->n + WIDE) * size, 1);
+            write_row(row, w->factors, w->row_scales[j], count, bfloat16, out + j * a->n * size);
+        }
+    }
+}
+
+static void write_singly(const column_layer *a, const columns *some, int64_t s, int64_t first, int64_t count,
+                         int64_t rows, int bfloat16, char *out, workspace *w)
+{
+    (void)count;
+    number_columns(a, w->numbers, some->singly, some->single_count, s, w->at);
+    for (int64_t i = 0; i < some->single_count; i++) {
+        const column *c = &some->singly[i];
+        for (int64_t t = 0; t < rows; t++) {
+            const float value = quantiles(a)[w->at[t / BLOCK][i][t % BLOCK]] * c->factor;
+            put(out, t * a->n + c->number - first, value * w->row_scales[t], bfloat16);
+        }
+    }
+}
+#else
+/* Of string s, the columns from `first` on; zero where they have no bits. */
+static void write_singly(const column_layer *a, const columns *some, int64_t s, int64_t first, int64_t count,
+                         int64_t rows, int bfloat16, char *out, workspace *w)
+{
+    uint64_t words[WORDS];
+    memset(w->values, 0, sizeof w->values);
+    for (int64_t i = 0; i < some->single_count; i++) {
+        const column *c = &some->singly[i];
+        float *values = w->values[c->number - first];
+        copy_string(a, c->at + s * c->bits, c->bits, words);
+        decode_string(a, words, c->eighths, values);
+        for (int64_t t = 0; t < rows; t++)
+            values[t] *= c->factor;
+    }
+    for (int64_t t = 0; t < rows; t++)
+        for (int64_t i = 0; i < count; i++)
+            put(out, t * a->n + i, w->values[i][t] * w->row_scales[t], bfloat16);
+}
+#endif
 
 /* out: (m, n) float, or bfloat16 in 16 bits each; rows of the strings start .. stop - 1. */
 void column_unpack(const column_layer *a, void *out, int bfloat16, int64_t start, int64_t stop)
 {
-    const int64_t T = a->T, groups = (a->n + a->group - 1) / a->group, size = bfloat16 ? 2 : 4;
+    const int64_t T = a->T, size = bfloat16 ? 2 : 4;
     workspace w;
 #ifdef WINDOWS_IN_VECTORS
-    memset(w.known, 0, sizeof w.known);
+    prepare_levels(a, 0, &w.reader);
+    for (int i = 0; i < RATES; i++)
+        w.numbers[i].known = 0;
 #endif
     for (int64_t s = start; s < stop; s++) {
         const int64_t row = s * T, rows = a->m - row < T ? a->m - row : T;
         for (int64_t t = 0; t < rows; t++)
             w.row_scales[t] = a->row_scales ? a->row_powers[code_at(a->row_scales, 6, row + t)] : 1;
-        column_group group = {0};
-        for (int64_t g = 0; g < groups; g++) {
-            group = next_group(a, g, group);
-            for (int64_t i = 0, count; i < group.columns; i += count) {
-                const int64_t column = group.first + i, to = column % ACROSS, left = group.columns - i;
-                count = left < ACROSS - to ? left : ACROSS - to;
-                if (group.bits)
-                    decode_columns(a, &group, s, i, count, &w);
-                else
-                    memset(w.values, 0, count * sizeof *w.values);
-                for (int64_t j = 0; j < count; j++)
-                    scale_column(&w, w.values[j], group.factor, rows, bfloat16, to + j);
-                if (to + count == ACROSS || column + count == a->n)
-                    write_rows(&w, rows, to + count, a->n, bfloat16,
-                               (char *)out + (row * a->n + column - to) * size);
-            }
+        for (column last = {.number = -1}; last.number + 1 < a->n;) {
+            const int64_t first = last.number + 1, count = a->n - first < WIDE ? a->n - first : WIDE;
+            const columns some = next_columns(a, &last, WIDE);
+            char *to = (char *)out + (row * a->n + first) * size;
+#ifdef WINDOWS_IN_VECTORS
+            write_levels(a, &some, s, first, count, rows, bfloat16, to, &w);
+#endif
+            write_singly(a, &some, s, first, count, rows, bfloat16, to, &w);
         }
     }
 }

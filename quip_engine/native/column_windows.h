@@ -9,12 +9,10 @@
 
 #include "column_trellis.h"
 
-#if defined(__AVX512VBMI__) && defined(__AVX512BW__) && defined(__AVX512DQ__)
-#define WINDOWS_IN_VECTORS
+#ifdef WINDOWS_IN_VECTORS
 #include <immintrin.h>
 
-enum { BLOCK = 64, BLOCKS = LONGEST / BLOCK, WIDE = 32 };
-/* rows of W~, blocks of a string, columns of a group at most */
+enum { BLOCK = 64, BLOCKS = LONGEST / BLOCK, AHEAD = 16 }; /* rows of W~, blocks of a string, columns */
 
 /* How 32 windows lie: the byte where they begin, bytes of their words, bits in these. */
 typedef struct {
@@ -41,31 +39,30 @@ typedef struct {
     uint64_t first;  /* word, with the last bits of the string before its own */
 } string_bits;
 
-/* 16 bits from the beginning of each window on, in a block of a string. */
-static inline __m512i windows_of(const cuts *c, __m512i block, const string_bits *string)
+/* In each byte, 8 bits of the word of 8 bytes of the block that it lies in. */
+static inline __m512i cut(__m512i shifts, __m512i bytes, __m512i block)
 {
-    const __m512i shifts = _mm512_add_epi8(c->shifts, _mm512_set1_epi64(string->shifts));
-    return _mm512_multishift_epi64_epi8(shifts, _mm512_permutexvar_epi8(c->bytes, block));
+    return _mm512_multishift_epi64_epi8(shifts, _mm512_permutexvar_epi8(bytes, block));
 }
 
-/* The string of the group's column i; `words` is room for one at an end of the codes. */
-static inline string_bits find_string(const column_layer *a, const column_group *group, int64_t i, int64_t s,
-                                      uint64_t words[WORDS])
+/* String s of a column; `words` is room for one at an end of the codes, or so short that blocks begin before it. */
+static inline string_bits find_string(const column_layer *a, const column *c, int64_t s, uint64_t words[WORDS])
 {
-    const int64_t begin = group->at + (i * a->S + s) * group->bits, reach = (a->T + 63) / 64 * group->eighths + 128;
+    const int64_t begin = c->at + s * c->bits, reach = (a->T + 63) / 64 * c->eighths + 128;
     const uint8_t *codes = a->codes;
     int64_t at = begin - a->L;
-    if (at < 0 || (at >> 3) + reach > a->octets) {
-        copy_string(a, begin, group->bits, words);
+    if (at < 0 || (at >> 3) + reach > a->octets || c->eighths < 8) {
+        copy_string(a, begin, c->bits, words);
         codes = (const uint8_t *)words;
         at = 64 - a->L;
     }
-    for (int64_t ahead = 0; ahead < group->bits; ahead += 512) /* the same string, a group later */
-        __builtin_prefetch(a->codes + (begin + group->columns * a->S * group->bits + ahead) / 8);
-    const int64_t last = at + group->bits, shift = at & 7;
+    for (int64_t ahead = 0; ahead <= c->bits; ahead += 512) /* the same string, some columns later */
+        __builtin_prefetch(a->codes + (begin + AHEAD * a->S * c->bits + ahead) / 8);
+    const int64_t last = at + c->bits, shift = at & 7;
     const uint64_t mask = (((uint64_t)1 << a->L) - 1) << shift;
     const uint64_t before = load_word(codes + (last >> 3)) >> (last & 7) << shift;
-    return (string_bits){codes + (at >> 3), shift * 0x0101010101010101, (load_word(codes + (at >> 3)) & ~mask) | (before & mask)};
+    const uint64_t first = (load_word(codes + (at >> 3)) & ~mask) | (before & mask);
+    return (string_bits){codes + (at >> 3), shift * 0x0101010101010101, first};
 }
 
 /* Block number k, from byte `origin` on. */
