@@ -22,6 +22,16 @@ from app.studio import Studio
 from quip_engine.config import JobConfig
 
 
+@dataclass(frozen=True)
+class Shelf:
+    """What a visitor looks at in the Runs tab."""
+
+    run: str = ""  # empty: the newest
+    marked: tuple[str, ...] = ()  # for the comparison
+    words: str = ""  # of the filter
+    panel: str = ""  # that is open below the run's buttons
+
+
 @dataclass
 class Choices:
     """What one visitor has chosen to see. Lost on reload, as scrolling is."""
@@ -29,6 +39,7 @@ class Choices:
     all_layers: bool = False  # in the table of the Monitor
     evaluation: str = ""  # shown by Evaluate; empty: the newest
     run: str = ""  # shown by the Monitor; empty: the one that was started last
+    shelf: Shelf = Shelf()
     sure: str = ""  # the run that is about to be stopped, once its confirmation is given
 
 

@@ -148,7 +148,10 @@ VIEWS = 4  # of runs that have ended, kept
 
 
 class Follower:
-    """Follows the run that was started or resumed last. ``refresh`` is one look at the disk; ``watch`` looks three times a second, for ever."""
+    """Follows the run that was started or resumed last.
+
+    ``refresh`` is one look at the disk; ``watch`` looks three times a second, for ever.
+    """
 
     def __init__(self, home: Path) -> None:
         self.store = Store(home)

@@ -106,9 +106,10 @@ def spoken(view: RunView | None) -> str:
 # -- the header of the Monitor -----------------------------------------------------------------------------------------
 
 
-def head(view: RunView) -> w.Html:
+def title(view: RunView) -> str:
+    """What has become of the run, in a few words."""
     name, bits, status = model_name(view.run), f"{view.run.job.recipe.bits:g}", view.run.status
-    title = {
+    return {
         "done": f"{name} has {bits} bits per weight now",
         "failed": f"{name} failed at layer {len(view.layers) + 1}",
         "paused": f"{name} is paused",
@@ -117,13 +118,16 @@ def head(view: RunView) -> w.Html:
         "interrupted": f"{name} was interrupted",
         "stopping": f"{name} pauses after this layer",
     }.get(status, f"Quantizing {name} to {bits} bits")
-    parts = [view.run.id.replace("-", " "), recipe_line(view)]
+
+
+def head(view: RunView) -> w.Html:
+    status, parts = view.run.status, [view.run.id.replace("-", " "), recipe_line(view)]
     if view.started:
         parts.append("{} × {} tokens".format(*view.started.calibration["windows"]))
     parts.append(f"seed {view.run.job.seed}")
     current = len(PHASES) if view.phase == "done" else list(PHASES).index(view.phase)
     kind = "failed" if status in ("failed", "interrupted") else ""
-    return w.joined([w.heading(title, " · ".join(parts)), w.steps(list(PHASES.values()), current, kind)])
+    return w.joined([w.heading(title(view), " · ".join(parts)), w.steps(list(PHASES.values()), current, kind)])
 
 
 def numbers(view: RunView, previous: RunView | None, now: float) -> w.Html:

@@ -101,15 +101,15 @@ class Store:
 
     def create(self, job: JobConfig, *, queued: bool = False) -> Run:
         """A new row and its directory: about to start, or behind all others in the queue. Numbers never return."""
-        name = f"{Path(job.model).name} {job.recipe.method} {job.recipe.bits:g}-bit"
         with self.connect() as db:
             db.execute("BEGIN IMMEDIATE")
             last = db.execute("SELECT coalesce(max(seq), 0) FROM sqlite_sequence WHERE name = 'runs'").fetchone()[0]
             run_id = f"run-{last + 1}"
+            status = "queued" if queued else "starting"
             place = db.execute("SELECT coalesce(max(place), 0) + 1 FROM runs").fetchone()[0] if queued else None
             db.execute(
                 "INSERT INTO runs (id, name, job, status, created, place) VALUES (?, ?, ?, ?, ?, ?)",
-                (run_id, name, json.dumps(job.to_json()), "queued" if queued else "starting", time.time(), place),
+                (run_id, usual_name(job), json.dumps(job.to_json()), status, time.time(), place),
             )
         (self.home / "runs" / run_id).mkdir(mode=0o700)
         return self.get(run_id)
@@ -183,6 +183,11 @@ class Store:
             holds=bool(row["holds"]),
             pid=row["pid"],
         )
+
+
+def usual_name(job: JobConfig) -> str:
+    """What a run is called until somebody renames it."""
+    return f"{Path(job.model).name} {job.recipe.method} {job.recipe.bits:g}-bit"
 
 
 def _text(field: str, value: str, least: int, most: int) -> str:
