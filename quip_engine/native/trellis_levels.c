@@ -4,7 +4,7 @@
    too, of one digit to the base of 256 or, for float activations, of three: eight or sixteen x share a scale, so 8 bits
    lose .4 %, and 24 less than the sums of float32 would.
 
-       y_i = s sum_l scale_l sum_d 256^(2 - d) sum_j level_ij q_dj        x_j = scale_l sum_d 256^(2 - d) q_dj
+       y_i = s sum_l scale_l sum_d 256^(D - d) sum_j level_ij q_dj        x_j = scale_l sum_d 256^(D - d) q_dj
 
    They are four columns of each of two or four tiles. Levels come as bytes without a sign, 128 more than they are; so
    the sum of their products begins with -128 sum_j q_dj. */
@@ -51,7 +51,8 @@ INLINE __m128i one_of_four(__m512i x)
         _mm512_permutexvar_epi32(_mm512_castsi128_si512(_mm_set_epi32(12, 8, 4, 0)), x));
 }
 
-/* A group of at most ``group`` tiles: x: (16 tiles,). */
+/* A group of at most ``group`` tiles: x: (16 tiles,). Where all are below 1e-30, whose scale would be too small for a
+   float32, they count as 0. */
 INLINE void lay_out(const float *x, int64_t tiles, int group, int digits, part *to)
 {
     __m512i q[4], largest = _mm512_setzero_si512();

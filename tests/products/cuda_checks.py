@@ -45,7 +45,7 @@ def interpreted_lattice() -> None:
 def interpreted_trellis() -> None:
     check(TrellisOnCuda(), Trellis(L=16, code="3inst"), 140, 150, 1, 17)
     codes = [("1mad", 16, 1), ("mul1", 16, 3), ("3inst", 12, 4), ("hyb", 16, 2), ("hyb", 12, 3)]
-    for code, L, bits in [*codes, ("quantile", 12, 2), ("quantile", 16, 4), ("trained", 10, 1)]:
+    for code, L, bits in [*codes, ("quantile", 16, 4), ("levels", 12, 2), ("trained", 10, 1)]:
         check(TrellisOnCuda(), Trellis(bits=bits, L=L, code=code), 17, 20, 1, 2)
     for bits in (2, 3):
         check(TrellisOnCuda(), PublishedTrellis(bits=bits), 17, 20, 1, 2)
