@@ -4,7 +4,8 @@
  * by side, with one pair of a row of W, which is read as it lies. So W, which was unpacked a moment ago and is used
  * once, needs no copy, and x, laid out once, is rounded to bfloat16 on the way. 4 registers of x times 6 rows of W keep
  * 24 sums in registers. For DEPTH pairs at a time a panel of x stays in the first cache while ROWS rows of W pass, and
- * their sums, TOKENS for each, wait in the second. Every sum has the same order whatever is multiplied with it.
+ * their sums, TOKENS for each, wait in the second; many rows, as x comes from farther away for all of them. Threads
+ * share rows by blocks. Every sum has the same order whatever is multiplied with it.
  *
  * With AMX torch is faster, and there is nothing here.
  */
@@ -17,7 +18,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 16, PANEL = 4 * LANES, DEPTH = 128, ROWS = 6 * LANES, TOKENS = 8 * PANEL };
+enum { LANES = 16, PANEL = 4 * LANES, DEPTH = 128, BLOCK = 6 * LANES, ROWS = 4 * BLOCK, TOKENS = 4 * PANEL };
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t padded(int64_t b) { return (b + LANES - 1) / LANES * LANES; }
@@ -46,7 +47,7 @@ INLINE void transpose(__m512i r[LANES])
 
 int64_t gemm_room(int64_t b, int64_t n) { return n % 2 ? 0 : padded(b) * n; }
 int gemm_panels(int64_t b) { return (int)((b + PANEL - 1) / PANEL); }
-int gemm_blocks(int64_t rows) { return (int)((rows + ROWS - 1) / ROWS); }
+int gemm_blocks(int64_t rows) { return (int)((rows + BLOCK - 1) / BLOCK); }
 
 /* x: (b, n), its panels from start to stop, as (n / 2, rows of the panel, 2) each, rows of zeros behind the last. */
 void gemm_lay_out(const float *x, int64_t b, int64_t n, int64_t start, int64_t stop, uint32_t *laid_out)
@@ -134,10 +135,11 @@ void gemm(const uint32_t *x, int64_t b, int64_t n, const uint16_t *W, int64_t ro
           int64_t start, int64_t stop)
 {
     float sums[ROWS * TOKENS];
-    for (int64_t block = start * ROWS; block < least(stop * ROWS, rows); block += ROWS)
+    int64_t end = least(stop * BLOCK, rows);
+    for (int64_t row = start * BLOCK; row < end; row += ROWS)
         for (int64_t t = 0; t < b; t += TOKENS) {
-            int64_t count = least(ROWS, rows - block), tokens = least(TOKENS, b - t);
-            multiply(x, t, t + padded(tokens), n, W + block * n, count, sums);
+            int64_t count = least(ROWS, end - row), tokens = least(TOKENS, b - t);
+            multiply(x, t, t + padded(tokens), n, W + row * n, count, sums);
             for (int64_t i = 0; i < tokens; i += LANES)
                 for (int64_t r = 0; r < count; r += LANES) {
                     __m512i v[LANES];
@@ -145,7 +147,7 @@ void gemm(const uint32_t *x, int64_t b, int64_t n, const uint16_t *W, int64_t ro
                         v[k] = _mm512_loadu_si512(sums + (r + k) * TOKENS + i);
                     transpose(v);
                     for (int64_t k = 0; k < least(LANES, tokens - i); k++)
-                        _mm512_mask_storeu_epi32(y + (t + i + k) * next + block + r, first(count - r), v[k]);
+                        _mm512_mask_storeu_epi32(y + (t + i + k) * next + row + r, first(count - r), v[k]);
                 }
         }
 }

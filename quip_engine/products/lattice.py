@@ -64,7 +64,7 @@ class _Stage(ctypes.Structure):
 class LatticeProduct(RowProduct):
     """C on a CPU. With AVX-512 ``int8`` activations have 16 bits, as two products of 8; one does for a second stage."""
 
-    few = 24  # against unpacking to bfloat16; at float32 more
+    few = 16  # against unpacking to bfloat16; at float32 more
 
     def kernel(self, codebook: Codebook, device: torch.device, activations: str = "float") -> str:
         compiled = library()
