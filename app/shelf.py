@@ -51,13 +51,10 @@ def measured(found: Sequence[Result]) -> dict[str, Result]:
     return {result.run: result for result in sorted(found, key=lambda r: r.when) if result.run}
 
 
-def table(
-    runs: Sequence[Run], live: RunView | None, results: Mapping[str, Result], shelf: Shelf, chosen: str
-) -> w.Html:
-    """One line a run, newest first; the chosen one is marked."""
+def table(runs: Sequence[Run], live: RunView | None, results: Mapping[str, Result], shelf: Shelf) -> w.Html:
+    """One line a run, newest first; that of ``shelf.run`` is marked."""
     rows = [_row(run, live if live and live.run.id == run.id else None, results.get(run.id), shelf) for run in runs]
-    markup = w.table(COLUMNS, rows, "Runs, newest first", "stack")
-    return w.Html(markup.replace(f'<td><span data-run="{chosen}"', f'<td class="chosen"><span data-run="{chosen}"'))
+    return w.table(COLUMNS, rows, "Runs, newest first", "stack")
 
 
 def _row(run: Run, live: RunView | None, result: Result | None, shelf: Shelf) -> list[object]:
@@ -76,8 +73,14 @@ def _row(run: Run, live: RunView | None, result: Result | None, shelf: Shelf) ->
         w.keyed(shown, result.perplexity if result else None),
         w.keyed(size(made.get("bytes")), made.get("bytes")),
         w.keyed(duration(seconds), seconds),
-        w.button("Resume", f"resume:{run.id}") if run.resumable else w.button("Open", f"open:{run.id}"),
+        _next(run),
     ]
+
+
+def _next(run: Run) -> w.Html:
+    if run.status == "queued":
+        return w.Html("")
+    return w.button("Resume", f"resume:{run.id}") if run.resumable else w.button("Open", f"open:{run.id}")
 
 
 def _name(run: Run, shelf: Shelf) -> w.Html:
@@ -89,7 +92,8 @@ def _name(run: Run, shelf: Shelf) -> w.Html:
         f'aria-label="Take {said} into the comparison"></button>'
     )
     name = f'<button type="button" class="plain" data-action="select:{run.id}">{w.safe(label(run))}</button>'
-    return w.Html(f'<span data-run="{run.id}" data-key="{number}">{box}{name}{tags(run)}</span>')
+    css = ' class="chosen"' if run.id == shelf.run else ""
+    return w.Html(f'<span{css} data-key="{number}">{box}{name}{tags(run)}</span>')
 
 
 def tags(run: Run) -> w.Html:

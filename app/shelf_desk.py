@@ -47,9 +47,10 @@ class ShelfDesk:
         """The run whose card is shown. Raises ``RUN_NOT_FOUND``."""
         if choices.shelf.run:
             return self.studio.follower.store.get(choices.shelf.run)
-        if not self.studio.follower.runs:
-            fail("RUN_NOT_FOUND", name="yet")
-        return self.studio.follower.runs[0]
+        follower = self.studio.follower
+        if follower.view:
+            return follower.view.run
+        return follower.runs[0] if follower.runs else fail("RUN_NOT_FOUND", name="yet")
 
     def act(self, choices: Choices, action: str) -> tuple[Any, Any, Any]:
         """A button of the table: choices, tab, banner."""

@@ -79,7 +79,7 @@ def build(page: Page) -> dict[str, Any]:
 
 def _card(parts: dict[str, Any]) -> None:
     parts["card"] = w.html()
-    with gr.Row(elem_classes="bar"):
+    with gr.Row(elem_classes="bar") as parts["next"]:
         parts["resume"] = gr.Button("Resume", variant="primary", size="md", elem_id="run-resume")
         parts["compare"] = gr.Button("Compare with the original", variant="primary", size="md", elem_id="run-compare")
         parts["open"] = gr.Button("Open", size="md", elem_id="run-open")
@@ -183,14 +183,15 @@ def show(moment: Moment) -> dict[str, Any]:
         hidden = dict.fromkeys(("queue_card", "body", "against"), gr.update(visible=False))
         return {"nothing": gr.update(visible=True), **hidden}
     found = look.measured(results(studio.evaluations.look(), runs))
-    chosen = next((run for run in runs if run.id == shelf.run), runs[0])
+    usual = moment.newest.run if moment.newest else runs[0]
+    chosen = next((run for run in runs if run.id == shelf.run), usual)
     shown = look.matching(runs, shelf.words)
     live = moment.newest if moment.busy else None
     return {
         "nothing": gr.update(visible=False),
         "body": gr.update(visible=True),
         "heading": look.heading(runs, shown),
-        "table": look.table(shown, live, found, shelf, chosen.id) if shown else w.note("No run matches."),
+        "table": look.table(shown, live, found, replace(shelf, run=chosen.id)) if shown else w.note("No run matches."),
         **_queue(moment, runs),
         **_chosen(moment, chosen, found),
         **_against(moment, found),
@@ -217,13 +218,13 @@ def _chosen(moment: Moment, run: Run, found: dict[str, Any]) -> dict[str, Any]:
         "card": look.card(run, view, found.get(run.id)),
         "resume": gr.update(visible=run.resumable, interactive=not moment.busy),
         "compare": gr.update(visible=done),
-        "open": gr.update(visible=run.status != "queued"),
+        **{name: gr.update(visible=run.status != "queued") for name in ("next", "report", "folder")},
         **{name: gr.update(visible=done) for name in ("export", "push")},
         "delete": gr.update(interactive=not run.alive),
         **{f"{name}_panel": gr.update(visible=panel == name) for name in PANELS},
         "sizes": ShelfDesk(moment.studio).sizes(run) if panel == "delete" else "",
         "line": look.command_of(run),
-        "transfer": look.transfer(transfer),
+        "transfer": gr.update(value=look.transfer(transfer), visible=transfer is not None),
         "cancel": gr.update(visible=sending),
     }
 
