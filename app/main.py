@@ -9,14 +9,14 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from app import live_plot, theme, views
+from app import api, live_plot, theme, views
 from app import widgets as w
 from app.library import DEMO
 from app.machine import memory
 from app.page import Choices, Moment, Page, Tab, go
 from app.state import Delivery
 from app.studio import Studio
-from app.tabs import compare, models, monitor, quantize
+from app.tabs import compare, evaluate, inspect, models, monitor, quantize, runs, settings
 
 HERE = Path(__file__).parent
 BRAND = (
@@ -24,7 +24,10 @@ BRAND = (
     '<circle cx="17" cy="5" r="2"/><circle cx="5" cy="17" r="2"/><circle cx="17" cy="17" r="4"/></svg>'
     "<span>QuIP Studio</span></div>"
 )
-TABS: dict[str, Tab] = {"Models": models, "Quantize": quantize, "Monitor": monitor, "Compare": compare}
+TABS: dict[str, Tab] = {
+    **{"Models": models, "Quantize": quantize, "Monitor": monitor},
+    **{"Inspect": inspect, "Evaluate": evaluate, "Compare": compare, "Runs": runs, "Settings": settings},
+}
 QUIET = {**w.PRIVATE, "queue": False}
 
 
@@ -42,12 +45,13 @@ def build(studio: Studio) -> gr.Blocks:
                 connect(page)
         _keep_true(page)
         _steer(page)
+        api.add(studio)
     return blocks
 
 
 def launch_options() -> dict[str, Any]:
     """What the page needs from the server: look, scripts, and everything that would reach outside turned off."""
-    head = f"<style>{theme.css_tokens()}</style>{live_plot.head()}{compare.ESCAPE_STOPS}"
+    head = f"<style>{theme.css_tokens()}</style>{theme.SCRIPT}{live_plot.head()}{compare.ESCAPE_STOPS}"
     return {
         "theme": theme.theme(),
         "css": (HERE / "style.css").read_text(encoding="utf-8"),

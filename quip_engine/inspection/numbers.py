@@ -21,7 +21,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from quip_engine.linalg.guarantee import DELTA
+from quip_engine.linalg.guarantee import hadamard_incoherence
 from quip_engine.linalg.proxy import eigenvectors, hessian_incoherence, weight_incoherence
 from quip_engine.transforms import Maps, Transform
 from quip_engine.transforms.hadamard import RandomizedHadamard
@@ -182,13 +182,11 @@ def incoherence(W: Tensor, H: Tensor, W_t: Tensor, maps: Maps, transform: Transf
 
 
 def promised(transform: Transform, m: int, n: int) -> tuple[float | None, float | None]:
-    """mu_W and mu_H that a randomized Hadamard transform exceeds with probability DELTA at most; None for others.
+    """mu_W and mu_H that a randomized Hadamard transform hardly ever exceeds, for m outputs and n inputs.
 
-    Of m outputs and n inputs: mu_W <= 2 ln(4 m n / DELTA), mu_H <= sqrt(2 ln(2 n^2 / DELTA)). The constants of QuIP's
-    own bound are not known.
+    None where nothing is known: QuIP's own bound has constants that are not.
     """
     if not isinstance(transform, RandomizedHadamard):
         return None, None
-    w = 2 * math.log(4 * m * n / DELTA) if transform.sides == "both" else None
-    h = math.sqrt(2 * math.log(2 * n * n / DELTA)) if transform.sides in ("both", "input") else None
-    return w, h
+    w, h = hadamard_incoherence(m, n)
+    return w if transform.sides == "both" else None, h if transform.sides in ("both", "input") else None
