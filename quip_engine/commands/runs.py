@@ -54,7 +54,7 @@ def _sharing(verbs: Any) -> None:
 def _verb(verbs: Any, name: str, run: Verb, text: str, *arguments: str) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = verbs.add_parser(name, help=text)
     for argument in arguments:
-        parser.add_argument(argument.split("/")[-1].lower() if "/" in argument else argument.lower(), metavar=argument)
+        parser.add_argument("run_id" if argument == "RUN" else argument.split("/")[-1].lower(), metavar=argument)
     parser.add_argument("--json", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     parser.set_defaults(run=run)
     return parser

@@ -24,7 +24,7 @@ from typing import Any
 import psutil
 
 import quip_engine
-from quip_engine.errors import fail
+from quip_engine.errors import QuipError, fail
 from quip_engine.files import write_json
 from quip_engine.runs.evaluations import latest_for
 from quip_engine.runs.removal import checkpoint_folder
@@ -91,16 +91,21 @@ def push_run(
 
 
 def _origin(run: Run) -> Any:
+    """What is still known of the original; it may have gone since."""
+    from quip_engine.hub import fetch  # noqa: PLC0415
     from quip_engine.model_card import Origin  # noqa: PLC0415
-    from quip_engine.probe.folder import licence_of, local_folder  # noqa: PLC0415
+    from quip_engine.probe.folder import licence_of  # noqa: PLC0415
 
-    folder = local_folder(run.job.model)
-    if folder is None:
-        return Origin(run.job.model.rpartition("/")[2], hub_id=run.job.model)
-    size = sum(file.stat().st_size for file in folder.glob("*.safetensors")) if folder.is_dir() else None
-    is_path = Path(run.job.model).is_absolute()
-    licence = licence_of(folder) if folder.is_dir() else None
-    return Origin(Path(run.job.model).name, "" if is_path else run.job.model, size, licence)
+    typed = Path(run.job.model).expanduser()
+    hub_id = "" if typed.is_absolute() or typed.is_dir() else run.job.model
+    try:
+        folder = fetch(hub_id, offline=True) if hub_id else typed
+    except QuipError:
+        return Origin(typed.name, hub_id)
+    if not folder.is_dir():
+        return Origin(typed.name, hub_id)
+    size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    return Origin(typed.name, hub_id, size or None, licence_of(folder))
 
 
 def begin(run: Run, transfer: Transfer, home: Path, token: str = "") -> None:
@@ -132,13 +137,12 @@ def begin(run: Run, transfer: Transfer, home: Path, token: str = "") -> None:
 
 def transfer_of(run: Run) -> Transfer | None:
     """The latest export or push of a run as seen now."""
+    alive = is_locked(run.directory / LOCK)  # asked first: the last word is written before the lock is let go
     try:
         found = Transfer(**json.loads((run.directory / NAME).read_bytes()))
     except (OSError, ValueError, TypeError):
         return None
-    if found.status == "working" and not is_locked(run.directory / LOCK):
-        return replace(found, status="interrupted")
-    return found
+    return replace(found, status="interrupted") if found.status == "working" and not alive else found
 
 
 def cancel(run: Run) -> None:
