@@ -153,11 +153,12 @@ def worst(row: Evaluation) -> w.Html:
         ]
         context = w.Html(f'<span class="context">{w.safe("…" + _visible(token["context"][-80:]))}</span>')
         rows.append([context, *said, _token(token["text"]), sci(token["kl"])])
-    return w.table([*columns, ("KL", "num")], rows, "Tokens with the largest KL", "stack worst")
+    return w.table([*columns, ("KL", "num")], rows, "Tokens with the largest KL", "stack")
 
 
 def _said(text: str, probability: float, *, differ: bool) -> w.Html:
-    return w.joined([_token(text, "differs" if differ else ""), w.tag("span", f" {100 * probability:.0f} %", "muted")])
+    chance = w.tag("span", f" {100 * probability:.0f} %", "muted")
+    return w.tag("span", w.joined([_token(text, "differs" if differ else ""), chance]))
 
 
 def _token(text: str, css: str = "") -> w.Html:
@@ -184,7 +185,7 @@ def table(found: Sequence[Result], shown: Evaluation | None, missing: Sequence[R
     rows = []
     for result in found:
         name = w.joined([result.model, w.Html(f' <span class="muted">{w.safe(_origin(result))}</span>')])
-        value = w.joined([perplexity(result.perplexity), _error(result.perplexity_error)])
+        value = w.tag("span", w.joined([perplexity(result.perplexity), _error(result.perplexity_error)]))
         cut = f"{result.text}, {result.windows} × {result.seqlen}"
         act: object = w.button("Show", f"show:{result.evaluation}")
         if shown and shown.id == result.evaluation:
@@ -217,7 +218,7 @@ def _change(result: Result) -> object:
     delta = result.perplexity - result.original_perplexity
     text = f"{'−' if delta < 0 else '+'}{perplexity(abs(delta), result.original_perplexity)}"
     rest = f" ({percent_change(result.perplexity, result.original_perplexity)})"
-    return w.joined([w.tag("span", text, "up" if delta > 0 else "down"), w.tag("span", rest, "muted")])
+    return w.tag("span", w.joined([w.tag("span", text, "up" if delta > 0 else "down"), w.tag("span", rest, "muted")]))
 
 
 def empty() -> w.Html:

@@ -191,11 +191,11 @@ def findings(row: Evaluation) -> list[str]:
         first, last = (sum(p["kl"] for p in part) / quarter for part in (places[:quarter], places[-quarter:]))
         peak = max(places, key=lambda p: p["kl"])
         change = percent_change(first, last) if last > 0 else "0 %"
+        mean = sum(p["kl"] for p in places) / len(places)
         at = f"{peak['first']} to {peak['last']}" if peak["first"] < peak["last"] else f"{peak['first']}"
-        found.append(
-            f"Along the text: in the first quarter of a window KL is {change} against the last; "
-            f"it peaks after {at} tokens ({sci(peak['kl'])})."
-        )
+        stands_out = peak["kl_error"] is not None and peak["kl"] - mean > 4 * peak["kl_error"]
+        more = f"it peaks after {at} tokens ({sci(peak['kl'])})" if stands_out else "no place in it stands out"
+        found.append(f"Along the text: in the first quarter of a window KL is {change} against the last; {more}.")
     if blocks := result["blocks"]:
         first, last = blocks[0], blocks[-1]
         found.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -47,7 +48,7 @@ def build(page: Page) -> dict[str, Any]:
         with gr.Column(elem_classes="card", visible=False) as parts["worst_card"]:
             text = "Where both predictions are furthest apart, with the chance that each gives to its own choice."
             w.html(w.heading("The worst tokens", text, 3))
-            parts["worst"] = w.html()
+            parts["worst"] = w.html(elem_id="worst-tokens")
     parts["nothing"] = w.html(views.empty())
     with gr.Column(elem_classes="card", visible=False) as parts["results"]:
         with gr.Row(elem_classes="bar"):
@@ -87,7 +88,7 @@ def _form(desk: Desk, parts: dict[str, Any]) -> list[Any]:
             elem_id="eval-seqlen",
         )
         windows = w.Number(0, label="Windows", info=ALL_WINDOWS, precision=0, min_width=120, elem_id="eval-windows")
-        layers = w.Checkbox(True, label="Each layer alone", info="Finds the layers that cost most.", min_width=180)
+        layers = w.Checkbox(True, label="Each layer alone", info="Finds the layers that cost most.", min_width=220)
     if tasks.available():
         chosen_tasks = w.Dropdown(
             list(tasks.TASKS), value=[], multiselect=True, label="Zero-shot tasks", info="Through lm_eval."
@@ -133,10 +134,10 @@ def _wire(page: Page, desk: Desk, form: list[Any], parts: dict[str, Any]) -> Non
     gr.on([event for field in fields for event in w.edits(field)], **priced)
     page.blocks.load(**priced)
     started = {"outputs": [parts["measure"], parts["price"], page.choices], **w.PRIVATE}
-    parts["measure"].click(lambda *given: _start(page.studio, desk, given), [*form, page.choices], **started)
+    parts["measure"].click(partial(_start, page.studio, desk), [*form, page.choices], **started)
     parts["stop"].click(page.studio.evaluations.stop, None, None, **w.PRIVATE)
     again = {"inputs": page.choices, "outputs": [parts["trouble"], page.choices], **w.PRIVATE}
-    parts["again"].click(lambda choices: _again(page.studio, choices), **again)
+    parts["again"].click(partial(_again, page.studio), **again)
     acted = {"inputs": page.choices, "outputs": [parts["model"], page.choices], **w.PRIVATE}
     parts["table"].click(_act, **acted)
     _exports(page.studio, parts)
@@ -150,7 +151,7 @@ def _act(choices: Choices, event: gr.EventData) -> tuple[Any, Any]:
     return gr.update(value=name), gr.skip()
 
 
-def _start(studio: Studio, desk: Desk, given: tuple[Any, ...]) -> Iterator[tuple[Any, Any, Any]]:
+def _start(studio: Studio, desk: Desk, *given: Any) -> Iterator[tuple[Any, Any, Any]]:
     """Check and start; problems take the place of the price. One that is done already is shown."""
     *fields, choices = given
     yield gr.update(value="Starting…", interactive=False), gr.skip(), gr.skip()
