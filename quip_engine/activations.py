@@ -24,7 +24,7 @@ from quip_engine.skeleton import Skeleton
 
 NO_WEIGHTS: Mapping[str, Tensor] = {}
 # Tokens of one forward pass: enough to fill the cores of a device, small beside the weights.
-BATCH_TOKENS = {"cpu": 512, "cuda": 8192}
+BATCH_TOKENS = {"cpu": 256, "cuda": 8192}
 
 
 class BlockCall:

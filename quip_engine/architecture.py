@@ -20,6 +20,7 @@ from transformers.pytorch_utils import Conv1D
 
 from quip_engine.encoders import leave_out_pooler
 from quip_engine.experts import unfuse
+from quip_engine.linalg.hessian import ROWS
 from quip_engine.probe.facts import LinearLayer
 from quip_engine.probe.settings import ENCODERS, SUPPORTED
 
@@ -72,11 +73,15 @@ def weight_of(module: nn.Module) -> Tensor:
 
 def hold_weights(layers: dict[str, nn.Module], dtype: torch.dtype) -> None:
     """Let the weights of linear layers wait in another type; one that would lose by it stays as it is."""
+
+    def same(narrow: Tensor, wide: Tensor) -> bool:
+        return torch.equal(narrow.to(wide.dtype), wide)
+
     for module in layers.values():
         weight = module.weight
         assert isinstance(weight, nn.Parameter)
         held = weight.data.to(dtype)
-        if torch.equal(held.to(weight.dtype), weight.data):
+        if all(map(same, held.split(ROWS), weight.data.split(ROWS))):
             weight.data = held
 
 

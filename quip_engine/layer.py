@@ -158,11 +158,10 @@ class Solution:
 
 def _solve(problem: Problem, recipe: Recipe, *, last: bool = False) -> Solution:
     """``last``: in the place of H."""
-    W, H, known = problem.W.to(torch.float32, copy=True), problem.H, problem.importance
-    shape = W.shape
+    W, H, known = problem.W, problem.H, problem.importance
     seeds = {"input_seed": problem.input_seed, "output_seed": problem.seed + 1}
-    tensors = recipe.transform.fit(W, H, **seeds, importance=known)
-    maps = recipe.transform.maps(tensors, *shape)
+    tensors = recipe.transform.fit(W.float(), H, **seeds, importance=known)
+    maps = recipe.transform.maps(tensors, *W.shape)
     W = maps.weight(W)
     H = maps.hessian_(H) if last else maps.hessian(H)
     quantizer = recipe.codebook.fit(W, H, stored_bits(tensors))
@@ -170,10 +169,8 @@ def _solve(problem: Problem, recipe: Recipe, *, last: bool = False) -> Solution:
         quantizer.weigh(known if maps.output_scale is None else known * maps.output_scale.square())
     rounded = recipe.rounding.round(W, H, quantizer, torch.Generator().manual_seed(problem.seed))
     mu_w = weight_incoherence(W)
-    error = rounded.weight.sub_(W)
-    codes, notes = rounded.codes, rounded.notes
-    del W, rounded  # a rotation of the error needs the room
-    return Solution(tensors, maps, H, quantizer, codes, maps.on_output(error.T).T, mu_w, notes)
+    error = maps.on_output_(rounded.weight.sub_(W))
+    return Solution(tensors, maps, H, quantizer, rounded.codes, error, mu_w, rounded.notes)
 
 
 def _best_rival(problem: Problem, recipe: Recipe) -> Recipe:

@@ -35,7 +35,7 @@ class Beam:
         fixed = self.error[..., column:]
         agree = (fixed == fixed[:, :1]).all(2)
         self.loss = torch.where(agree, self.loss, torch.inf)
-        self.error = self.error[..., :column]
+        self.error = self.error[..., :column].contiguous()  # the room of the others is needed
         codes, self.codes = self.codes[:, 0, block:].long(), self.codes[:, :, :block]
         return list(codes.unbind(1))
 
@@ -98,5 +98,7 @@ class BranchingQuantizer(Quantizer):
 
 
 def _room_before(held: Tensor, count: int) -> Tensor:
-    m, K, _, *shape = held.shape
-    return torch.cat([held.new_zeros(m, K, count, *shape), held], 2)
+    m, K, there, *shape = held.shape
+    wider = held.new_zeros(m, K, count + there, *shape)
+    wider[:, :, count:] = held
+    return wider

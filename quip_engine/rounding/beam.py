@@ -22,7 +22,7 @@ from torch import Tensor
 from quip_engine.codebooks.branching import BranchingQuantizer, Window
 from quip_engine.rounding.columns import buffers
 
-HYPOTHESES = 32768  # of all rows together: with two buffers of errors each, 32 MB
+HYPOTHESES = 16384  # of all rows together: with two buffers of errors each, 16 MB
 
 
 def beam_ldlq(

@@ -80,11 +80,23 @@ class Maps:
         y = self.output_rotation.transpose(y)
         return y if self.output_scale is None else y * self.output_scale
 
+    def on_output_(self, W: Tensor) -> Tensor:
+        """B W: (m, n), in the place of W: (m, n)."""
+        for columns in W.split(ROWS, 1):
+            columns.copy_(self.on_output(columns.T).T)
+        return W
+
     def weight(self, W: Tensor) -> Tensor:
-        """W~: (m, n) from W: (m, n)."""
-        W = W if self.output_scale is None else W / self.output_scale[:, None]
-        rows = self.input_rotation.forward(W if self.input_scale is None else W * self.input_scale)
-        return self.output_rotation.forward(rows.T).T
+        """W~: (m, n) float32 from W: (m, n) of any float dtype. Held transposed; some rows at a time, W may be wide."""
+        m, n = W.shape
+        result = torch.empty(n, m, device=W.device)
+        for rows, into in zip(W.split(ROWS), result.split(ROWS, 1), strict=True):
+            x = rows.float()
+            into.copy_(self.input_rotation.forward(x if self.input_scale is None else x * self.input_scale).T)
+        for rows in result.split(ROWS):
+            x = rows if self.output_scale is None else rows / self.output_scale
+            rows.copy_(self.output_rotation.forward(x))
+        return result.T
 
     def hessian(self, H: Tensor) -> Tensor:
         """H~ = A H A^T: (n, n) from a symmetric H: (n, n)."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from quip_engine.errors import QuipError
-from quip_engine.linalg.hessian import Hessian, check_hessian, cholesky, damped
+from quip_engine.linalg.hessian import Hessian, check_hessian, cholesky, cholesky_, damped, reorder_, restore_
 
 
 def gaussian(*shape: int, seed: int = 0) -> Tensor:
@@ -118,6 +118,34 @@ def test_cholesky_refuses_what_no_damping_mends() -> None:
     with pytest.raises(QuipError) as error:
         cholesky(torch.tensor([[1.0, 100.0], [100.0, 1.0]]), 0.01, "fc1")
     assert error.value.code == "QUANT_UNSTABLE" and "fc1" in str(error.value)
+
+
+@pytest.mark.parametrize("n", [5, 256, 600])  # less than one strip of columns, one, some
+def test_in_place_the_factor_leaves_what_makes_H_again(n: int) -> None:
+    H = low_rank(n, 2 * n)
+    C = H.clone()
+    diagonal, ridge, notes = cholesky_(C, 0.01, "W")
+    assert not notes and torch.equal(C.triu(1), H.triu(1))
+    expected = torch.linalg.cholesky(H.double() + ridge * torch.eye(n))
+    assert torch.allclose(C.tril().double(), expected, atol=1e-5)  # 6e-7 measured
+    restore_(C, diagonal)
+    assert torch.equal(C, H)
+
+
+def test_what_cannot_be_factorized_is_left_alone() -> None:
+    H = torch.eye(300)
+    H[0, 299] = H[299, 0] = 100
+    before = H.clone()
+    with pytest.raises(QuipError):
+        cholesky_(H, 0.01, "fc1")
+    assert torch.equal(H, before)
+
+
+def test_rows_and_columns_in_another_order() -> None:
+    H, order = low_rank(300, 20), torch.randperm(300, generator=torch.Generator().manual_seed(0))
+    moved = H.clone()
+    reorder_(moved, order)
+    assert torch.equal(moved, H[order][:, order])
 
 
 def test_tokens_count_with_their_weights() -> None:

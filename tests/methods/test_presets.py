@@ -47,6 +47,19 @@ def test_stored_bytes_are_the_rounded_weights(name: str, bits: float, m: int, n:
     )
 
 
+@pytest.mark.parametrize("name", ["quip", "quip#", "optq", "icquant"])
+def test_memory_saved_changes_no_byte(name: str) -> None:
+    W, H = problem(32, 48)
+    W, recipe = W.bfloat16(), resolve(RecipeConfig(method=name, bits=2))
+    wide, before = W.float(), H.clone()
+    expected = quantize_weight(wide, H, recipe)
+    assert torch.equal(H, before) and torch.equal(wide, W.float())
+    found = quantize_weight(W, H, recipe, last=True)
+    assert all(torch.equal(found.tensors[key], tensor) for key, tensor in expected.tensors.items())
+    assert found.report.rel_proxy == expected.report.rel_proxy
+    assert found.report.rel_mse == pytest.approx(expected.report.rel_mse, rel=1e-6)
+
+
 @pytest.mark.parametrize(("name", "bits"), EVERY)
 def test_same_seed_same_bytes(name: str, bits: float) -> None:
     recipe = resolve(RecipeConfig(method=name, bits=bits))

@@ -164,3 +164,24 @@ def test_published_codes(reference: Path) -> None:
     quantizer = E8PQuantizer(W.square().mean().sqrt().reshape(1) / 1.03)
     rounded = run(LDLQ(damping=0.0, metric=False), W, H, quantizer)
     assert torch.equal(torch.stack(rounded.codes, 1), golden["ldlq_idx"])
+
+
+@pytest.mark.parametrize("order", ["natural", "largest-first"])
+@pytest.mark.parametrize(("codebook", "beam"), [(RowGrid(bits=3), 1), (E8P(), 4)], ids=str)
+def test_it_works_in_W_and_H_and_gives_them_back(codebook: RowGrid | E8P, beam: int, order: str) -> None:
+    W, H = problem(12, 300)
+    H = H / 2 + H.T / 2
+    given = W.T.contiguous().T, H.clone()
+    run(LDLQ(order=order, beam=beam, sweeps=1), *given, codebook.fit(W, H))
+    assert torch.equal(given[0], W) and torch.equal(given[1], H)
+
+
+@pytest.mark.parametrize("order", ["natural", "largest-first"])
+def test_an_H_it_cannot_use_is_given_back(order: str) -> None:
+    W, H = problem(4, 40)
+    H = torch.diag(torch.arange(1.0, 41))
+    H[0, 39] = H[39, 0] = 1e4
+    before = H.clone()
+    with pytest.raises(QuipError):
+        run(LDLQ(order=order), W, H, Grid(bits=2).fit(W, H))
+    assert torch.equal(H, before)
