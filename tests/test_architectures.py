@@ -8,7 +8,7 @@ from transformers import AutoModel, AutoModelForCausalLM
 
 import quip_engine  # noqa: F401 - registers the format
 from quip_engine import events
-from quip_engine.architecture import weight_of
+from quip_engine.architecture import hold_weights, weight_of
 from quip_engine.checkpoint import verify
 from quip_engine.config import CalibrationConfig, JobConfig
 from quip_engine.experts import unfuse
@@ -119,3 +119,14 @@ def test_from_a_folder_to_a_checkpoint_that_loads(tmp_path, family, form, values
         assert torch.equal(tensor, again[name]) and tensor.dtype == again[name].dtype, name
     stored = [name for path in out.glob("*.safetensors") for name in load_file(path)]
     assert {*load_file(tmp_path / "again" / "model.safetensors")} == {*stored}
+
+
+def test_weights_wait_in_a_type_that_holds_them():
+    exact, longer = (torch.nn.Linear(4, 4, dtype=torch.float32) for _ in range(2))
+    exact.weight.data = exact.weight.data.bfloat16().float()
+    before = [layer.weight.data.clone() for layer in (exact, longer)]
+    layers = {"exact": exact, "longer": longer}
+    hold_weights(layers, torch.bfloat16)
+    assert (exact.weight.dtype, longer.weight.dtype, exact.bias.dtype) == (torch.bfloat16, torch.float32, torch.float32)
+    hold_weights(layers, torch.float32)
+    assert all(torch.equal(layer.weight, weight) for layer, weight in zip(layers.values(), before, strict=True))
