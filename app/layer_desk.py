@@ -43,11 +43,8 @@ class Desk:
 
     @property
     def outputs(self) -> list[Any]:
-        others = ("source", "block", "projection", "recipe", "look", "run", "asked")
-        return [part for name, part in self.parts.items() if name not in others] + [
-            self.parts["look"],
-            self.parts["run"],
-        ]
+        picker = ("source", "block", "projection", "recipe")
+        return [self.shown, *(part for name, part in self.parts.items() if name not in picker)]
 
     # -- which layer ---------------------------------------------------------------------------------------------------
 
