@@ -254,7 +254,11 @@ def differences(runs: Sequence[Run], results: Mapping[str, Result]) -> w.Html:
     rows += [[name, *(figure(run, results.get(run.id)) for run in runs)] for name, figure in FIGURES.items()]
     marks = [w.Html(f'<i class="mark several-{k}"></i> {w.safe(label(run))}') for k, run in enumerate(runs)]
     columns: list[tuple[str, str]] = [("", "text"), *((mark, "num") for mark in marks)]
-    same = "They differ in nothing but their results." if not differ else f"{len(keys) - len(differ)} others are equal."
+    same = (
+        "They differ in nothing but their results."
+        if not differ
+        else f"{len(keys) - len(differ)} other settings are equal."
+    )
     return w.joined([w.note(same), w.table(columns, rows, "Differences between the runs")])
 
 

@@ -19,6 +19,7 @@ from quip_engine.runs import Run
 from quip_engine.runs.sharing import transfer_of
 
 PANELS = ("edit", "export", "push", "delete", "command")
+EACH = {**w.PRIVATE, "trigger_mode": "multiple"}  # clicks in quick succession all count, one after the other
 # Markup that is replaced would lose the focus of its buttons.
 KEEP_FOCUS = """
 let held = '';
@@ -71,7 +72,7 @@ def build(page: Page) -> dict[str, Any]:
     with gr.Column(visible=False, elem_id="against") as parts["against"]:
         with gr.Column(elem_classes="card"):
             w.html(w.heading("Side by side", "What these runs were asked for differently, and what it brought.", 3))
-            parts["differences"] = w.html()
+            parts["differences"] = w.html(elem_id="differences")
         note = "Loss of each layer, log scale. Layers of the first run's model."
         parts["losses"] = live_plot("Loss by layer", note, height=320, elem_id="plot-several")
     return parts
@@ -132,8 +133,8 @@ def connect(page: Page) -> None:
     def filtered(now: Choices, words: str) -> Choices:
         return replace(now, shelf=replace(now.shelf, words=words or ""))
 
-    parts["table"].click(act, choices, [choices, page.tabs, parts["trouble"]], **w.PRIVATE)
-    parts["queue"].click(arrange, None, parts["trouble"], **w.PRIVATE)
+    parts["table"].click(act, choices, [choices, page.tabs, parts["trouble"]], **EACH)
+    parts["queue"].click(arrange, None, parts["trouble"], **EACH)
     parts["proceed"].click(desk.proceed, None, parts["trouble"], **w.PRIVATE)
     parts["filter"].input(filtered, [choices, parts["filter"]], choices, **w.LATEST)
     _wire_card(page, desk, parts)
