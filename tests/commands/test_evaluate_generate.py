@@ -114,3 +114,15 @@ def test_generate_refuses(model: Path, tmp_path: Path) -> None:
     refused("BAD_SETTING", "generate", model, "--prompt", "a", "--tokens", 0)
     refused("BAD_SETTING", "generate", model, "--prompt", "a", "--temperature", "nan")
     refused("NOT_FOUND", "generate", tmp_path / "nowhere", "--prompt", "a")
+
+
+def test_where_the_damage_arises(model: Path, text: Path, tmp_path: Path, capsys) -> None:
+    other = tiny_model(tmp_path / "other", seed=1)
+    common = ("evaluate", other, "--text", text, "--seqlen", 32, "--max-windows", 2)
+    result = call(*common, "--against", model, "--blocks", "--positions")
+    assert [block["block"] for block in result["blocks"]] == [0, 1]
+    assert (result["positions"][0]["first"], result["positions"][-1]["last"]) == (1, 31)
+    assert result["worst"][0]["kl"] >= result["worst"][-1]["kl"]
+    assert result["ratio"] == pytest.approx(result["perplexity"] / result["original_perplexity"], rel=1e-9)
+    assert "after block 1" in capsys.readouterr().err
+    assert refused("BAD_SETTING", *common, "--blocks").startswith("against")
