@@ -16,6 +16,7 @@
 
 #ifdef WINDOWS_IN_VECTORS
 
+enum { TOGETHER = 16, AHEAD = 6 };                  /* strings that are copied; columns, of what is fetched before */
 enum { END = 1 << 10, SLOPE = 25369, STEEP = 3 }; /* of codebooks/column_codes.py */
 
 /* Where 64 windows lie, and what their values are. */
@@ -37,6 +38,8 @@ typedef struct {
 typedef struct {
     layout layouts[RATES];
     level_table tables[2];
+    uint8_t codes[WIDE][TOGETHER * LONGEST * 5 / 8 + 128]; /* of some strings of each column, and where these begin */
+    int64_t origin[WIDE];
 } level_reader;
 
 static inline layout layout_of(const column_layer *a, int64_t eighths)
@@ -81,6 +84,28 @@ static inline void prepare_levels(const column_layer *a, int flip, level_reader 
     }
 }
 
+/* The codes of up to TOGETHER strings of each column. These lie as far apart as many columns take together, often at a
+ * power of two, which few lines of a cache can hold; here they do not, and are read in order. */
+static inline void copy_codes(const column_layer *a, level_reader *reader, const column *columns, int64_t count,
+                              int64_t start, int64_t stop)
+{
+    for (int64_t i = 0; i < count; i++) {
+        const column *c = &columns[i];
+        const int64_t begin = c->at + start * c->bits - a->L, end = (c->at + stop * c->bits + 7) / 8;
+        reader->origin[i] = begin < 0 ? 0 : begin >> 3;
+        const uint8_t *from = a->codes + reader->origin[i];
+        const int64_t size = end - reader->origin[i], left = a->octets - reader->origin[i];
+        if (left < size + 64) {
+            memcpy(reader->codes[i], from, left < 0 ? 0 : left < size ? left : size);
+            continue;
+        }
+        for (int64_t at = 0; at < size; at += 64) {
+            __builtin_prefetch(from + AHEAD * a->S * c->bits / 8 + at);
+            _mm512_storeu_si512(reader->codes[i] + at, _mm512_loadu_si512(from + at));
+        }
+    }
+}
+
 /* k = K - 2^15 to 2^8 times the number of its level: column_codes.py. */
 static inline __m512i companded(__m512i k)
 {
@@ -118,17 +143,18 @@ static inline __attribute__((always_inline)) __m512i levels_of(const layout *l, 
                                   _mm512_permutex2var_epi8(t->levels[2], number, t->levels[3]));
 }
 
-static inline __attribute__((always_inline)) void decode_kind(const column_layer *a, const layout *how, int kind,
-                                                              const level_table *table, const column *columns,
-                                                              int64_t count, int64_t s, uint8_t out[BLOCKS][WIDE][BLOCK])
+static inline __attribute__((always_inline)) void decode_kind(const column_layer *a, const level_reader *reader,
+                                                              int kind, const column *columns, int64_t i, int64_t stop,
+                                                              int64_t s, uint8_t out[BLOCKS][WIDE][BLOCK])
 {
-    const level_table t = *table; /* all that follows stays in registers */
+    const layout *how = &reader->layouts[columns[i].eighths];
+    const level_table t = reader->tables[kind == COMPANDED]; /* all that follows stays in registers */
     layout l = *how;
     uint64_t words[WORDS];
     if (kind != LEVELS_AND_IDLE)
         l.times[1] = l.times[0];
-    for (int64_t i = 0; i < count; i++) {
-        const string_bits string = find_string(a, &columns[i], s, words);
+    for (; i < stop; i++) {
+        const string_bits string = find_string(a, &columns[i], s, reader->codes[i], reader->origin[i], words);
         const __m512i shift = _mm512_set1_epi64(string.shifts);
         l.shifts = _mm512_add_epi8(how->shifts, shift);
         for (int half = 0; half < 2; half++)
@@ -140,7 +166,7 @@ static inline __attribute__((always_inline)) void decode_kind(const column_layer
     }
 }
 
-/* Levels of string s of each column, by blocks. */
+/* Levels of string s, one of those copied, of each column, by blocks. */
 static inline void decode_levels(const column_layer *a, level_reader *reader, const column *columns, int64_t count,
                                  int64_t s, uint8_t out[BLOCKS][WIDE][BLOCK])
 {
@@ -150,13 +176,12 @@ static inline void decode_levels(const column_layer *a, level_reader *reader, co
             *l = layout_of(a, columns[i].eighths);
         for (next = i + 1; next < count && columns[next].eighths == columns[i].eighths;)
             next++;
-        uint8_t(*to)[WIDE][BLOCK] = (void *)out[0][i];
         if (l->kind == LEVELS)
-            decode_kind(a, l, LEVELS, &reader->tables[0], columns + i, next - i, s, to);
+            decode_kind(a, reader, LEVELS, columns, i, next, s, out);
         else if (l->kind == COMPANDED)
-            decode_kind(a, l, COMPANDED, &reader->tables[1], columns + i, next - i, s, to);
+            decode_kind(a, reader, COMPANDED, columns, i, next, s, out);
         else
-            decode_kind(a, l, LEVELS_AND_IDLE, &reader->tables[0], columns + i, next - i, s, to);
+            decode_kind(a, reader, LEVELS_AND_IDLE, columns, i, next, s, out);
     }
 }
 #endif

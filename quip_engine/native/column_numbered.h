@@ -47,7 +47,7 @@ static inline void number_columns(const column_layer *a, numbering numbers[RATES
         numbering *how = &numbers[columns[i].eighths];
         if (!how->known)
             *how = numbering_of(columns[i].eighths);
-        const string_bits string = find_string(a, &columns[i], s, words);
+        const string_bits string = find_string(a, &columns[i], s, a->codes, 0, words);
         const __m512i shift = _mm512_set1_epi64(string.shifts);
         for (int64_t k = 0; k * BLOCK < a->T; k++)
             for (int half = 0; half < 2; half++) {

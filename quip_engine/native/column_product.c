@@ -121,6 +121,8 @@ static void add_levels(const column_layer *a, const columns *some, const float *
         w->x[r] = digits_of(x + r * a->n, some->levels, some->level_count, number);
     for (int64_t s = start; s < stop; s++) {
         const int64_t row = s * a->T, rows = a->m - row < a->T ? a->m - row : a->T;
+        if ((s - start) % TOGETHER == 0)
+            copy_codes(a, &w->reader, some->levels, some->level_count, s, s + TOGETHER < stop ? s + TOGETHER : stop);
         decode_levels(a, &w->reader, some->levels, some->level_count, s, w->levels);
         for (int64_t t = 0; t < rows; t += BLOCK) {
             uint8_t(*levels)[BLOCK] = w->levels[t / BLOCK];
@@ -195,7 +197,8 @@ void column_product(const column_layer *a, const float *x, int64_t b, int number
     for (int i = 0; i < RATES; i++)
         w.numbers[i].known = 0;
 #endif
-    for (column last = {.number = -1}; last.number + 1 < a->n;) {
+    column last = {.number = -1};
+    while (last.number + 1 < a->n) {
         const columns some = next_columns(a, &last, WIDE);
         for (int64_t r = 0; r < b; r += ROWS) {
             const int64_t count = b - r < ROWS ? b - r : ROWS;

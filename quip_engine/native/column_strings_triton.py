@@ -8,6 +8,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+LEVELS_TO, COMPANDED_TO = tl.constexpr(3), tl.constexpr(5)  # bits, of codebooks/column_codes
+
 
 @triton.jit
 def packed_code(codes, i, inside, BITS: tl.constexpr):
@@ -85,9 +87,12 @@ def read_bits(words, whole, last, bit, inside, LONG: tl.constexpr):
 
 @triton.jit
 def value_of(window, start, before, end, table, L: tl.constexpr):
-    """Of the step from bit ``before`` to ``end``; window: the L bits in front of ``start``, and those that follow."""
+    """Of the step from bit ``before`` to ``end``; window: the L bits in front of ``start``, and those that follow.
+
+    ``table``: of the steps with bits, all of one code; that of the others is the third behind that of ``levels``.
+    """
     state = (window >> (end - start).to(tl.uint64)[None, :]).to(tl.int32) & (2**L - 1)
-    return tl.load(table + state + ((end == before).to(tl.int32) << L)[None, :])
+    return tl.load(table + state + ((end == before).to(tl.int32) * 3 << L)[None, :])
 
 
 @triton.jit
@@ -106,6 +111,8 @@ def four_values(
     STEP_BITS: tl.constexpr,
 ):
     """Four of (COLUMNS, UNITS): the rows of each unit, in units of the group's factor. ``column``: of the group."""
+    code = (rate > (LEVELS_TO << STEP_BITS)).to(tl.int32) + (rate > (COMPANDED_TO << STEP_BITS)).to(tl.int32)
+    table += code << L
     s, t = unit // ((T + 3) // 4), unit % ((T + 3) // 4) * 4
     a, b, c = bits_of(t, rate, STEP_BITS), bits_of(t + 1, rate, STEP_BITS), bits_of(t + 2, rate, STEP_BITS)
     d, e = bits_of(t + 3, rate, STEP_BITS), bits_of(t + 4, rate, STEP_BITS)

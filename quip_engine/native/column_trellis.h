@@ -76,14 +76,14 @@ static inline column next_column(const column_layer *a, column before)
 /* How columns are read that are read together. */
 typedef struct {
     column levels[WIDE], singly[WIDE]; /* of levels computed, of values looked up */
-    int64_t level_count, single_count;
+    int64_t count, level_count, single_count; /* in all, with those that have no bits */
 } columns;
 
 /* Up to `count` columns behind `last`, which becomes the last of them, without those that have no bits. */
 static inline columns next_columns(const column_layer *a, column *last, int64_t count)
 {
-    columns found = {.level_count = 0, .single_count = 0};
-    for (; count-- && last->number + 1 < a->n;) {
+    columns found = {.count = 0};
+    for (; found.count < count && last->number + 1 < a->n; found.count++) {
         *last = next_column(a, *last);
         if (COMPUTED && last->bits && last->eighths <= a->companded_to)
             found.levels[found.level_count++] = *last;

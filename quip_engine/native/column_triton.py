@@ -47,7 +47,7 @@ class Columns(NamedTuple):
     scales: Tensor
     base: Tensor  # (1,) float32
     row_scales: Tensor | None
-    table: Tensor  # (2, 2^L) float32: values of mirrored states, and of those on steps without bits
+    table: Tensor  # (4, 2^L) float32: values of mirrored states in three codes, and on steps without bits
     inverse_gains: Tensor  # (2^rate_bits,) float32
     shape: tuple[int, int]  # m, n
     sequences: tuple[int, int]  # S, T

@@ -13,8 +13,10 @@ static inline void put(void *out, int64_t i, float value, int bfloat16)
         ((float *)out)[i] = value;
 }
 
+enum { AT_ONCE = 4 }; /* strings of 32 columns: what codes are read of each column lies in some lines of a cache */
+
 typedef struct {
-    float row_scales[LONGEST];
+    float row_scales[AT_ONCE * LONGEST];
 #ifdef WINDOWS_IN_VECTORS
     level_reader reader;
     numbering numbers[RATES];
@@ -25,6 +27,14 @@ typedef struct {
     float values[WIDE][LONGEST + 8];
 #endif
 } workspace;
+
+/* Where rows of one string of some columns are written. */
+typedef struct {
+    int64_t s, rows, first; /* column */
+    const float *row_scales;
+    char *out;
+    int bfloat16;
+} place;
 
 #ifdef WINDOWS_IN_VECTORS
 /* 64 rows of 32 columns to two rows each: five times, the halves of all are interleaved. */
@@ -66,8 +76,8 @@ static inline void write_row(__m256i levels, const float *factors, float row_sca
     __m512 half[2];
     for (int i = 0; i < 2; i++) {
         const __m128i bytes = i ? _mm256_extracti128_si256(levels, 1) : _mm256_castsi256_si128(levels);
-        const __m512 value = _mm512_mul_ps(_mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes)), _mm512_load_ps(factors + 16 * i));
-        half[i] = _mm512_mul_ps(value, _mm512_set1_ps(row_scale));
+        const __m512 value = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
+        half[i] = _mm512_mul_ps(_mm512_mul_ps(value, _mm512_load_ps(factors + 16 * i)), _mm512_set1_ps(row_scale));
     }
     const __mmask32 some = count < WIDE ? ((__mmask32)1 << count) - 1 : ~(__mmask32)0;
     if (bfloat16)
@@ -78,59 +88,55 @@ static inline void write_row(__m256i levels, const float *factors, float row_sca
     }
 }
 
-/* Of string s, the columns from `first` on; zero where values are not computed. */
-static void write_levels(const column_layer *a, const columns *some, int64_t s, int64_t first, int64_t count,
-                         int64_t rows, int bfloat16, char *out, workspace *w)
+/* Zero where values are not computed. */
+static void write_levels(const column_layer *a, const columns *some, const place *p, workspace *w)
 {
-    const int64_t size = bfloat16 ? 2 : 4;
+    const int64_t size = p->bfloat16 ? 2 : 4;
     memset(w->factors, 0, sizeof w->factors);
     for (int64_t i = 0; i < some->level_count; i++)
-        w->factors[some->levels[i].number - first] = some->levels[i].factor;
-    decode_levels(a, &w->reader, some->levels, some->level_count, s, w->levels);
-    for (int64_t t = 0; t < rows; t += BLOCK) {
+        w->factors[some->levels[i].number - p->first] = some->levels[i].factor;
+    decode_levels(a, &w->reader, some->levels, some->level_count, p->s, w->levels);
+    for (int64_t t = 0; t < p->rows; t += BLOCK) {
         __m512i turned[WIDE] = {0};
         for (int64_t i = 0; i < some->level_count; i++)
-            turned[some->levels[i].number - first] = _mm512_load_si512(w->levels[t / BLOCK][i]);
+            turned[some->levels[i].number - p->first] = _mm512_load_si512(w->levels[t / BLOCK][i]);
         turn(turned);
-        for (int64_t j = t; j < rows && j < t + BLOCK; j++) {
+        for (int64_t j = t; j < p->rows && j < t + BLOCK; j++) {
             const __m256i row = _mm256_loadu_si256((const __m256i *)turned + (j - t));
-            __builtin_prefetch(out + (j * a->n + WIDE) * size, 1);
-            write_row(row, w->factors, w->row_scales[j], count, bfloat16, out + j * a->n * size);
+            __builtin_prefetch(p->out + (j * a->n + WIDE) * size, 1);
+            write_row(row, w->factors, p->row_scales[j], some->count, p->bfloat16, p->out + j * a->n * size);
         }
     }
 }
 
-static void write_singly(const column_layer *a, const columns *some, int64_t s, int64_t first, int64_t count,
-                         int64_t rows, int bfloat16, char *out, workspace *w)
+static void write_columns(const column_layer *a, const columns *some, const place *p, workspace *w)
 {
-    (void)count;
-    number_columns(a, w->numbers, some->singly, some->single_count, s, w->at);
+    write_levels(a, some, p, w);
+    number_columns(a, w->numbers, some->singly, some->single_count, p->s, w->at);
     for (int64_t i = 0; i < some->single_count; i++) {
         const column *c = &some->singly[i];
-        for (int64_t t = 0; t < rows; t++) {
+        for (int64_t t = 0; t < p->rows; t++) {
             const float value = quantiles(a)[w->at[t / BLOCK][i][t % BLOCK]] * c->factor;
-            put(out, t * a->n + c->number - first, value * w->row_scales[t], bfloat16);
+            put(p->out, t * a->n + c->number - p->first, value * p->row_scales[t], p->bfloat16);
         }
     }
 }
 #else
-/* Of string s, the columns from `first` on; zero where they have no bits. */
-static void write_singly(const column_layer *a, const columns *some, int64_t s, int64_t first, int64_t count,
-                         int64_t rows, int bfloat16, char *out, workspace *w)
+static void write_columns(const column_layer *a, const columns *some, const place *p, workspace *w)
 {
     uint64_t words[WORDS];
     memset(w->values, 0, sizeof w->values);
     for (int64_t i = 0; i < some->single_count; i++) {
         const column *c = &some->singly[i];
-        float *values = w->values[c->number - first];
-        copy_string(a, c->at + s * c->bits, c->bits, words);
+        float *values = w->values[c->number - p->first];
+        copy_string(a, c->at + p->s * c->bits, c->bits, words);
         decode_string(a, words, c->eighths, values);
-        for (int64_t t = 0; t < rows; t++)
+        for (int64_t t = 0; t < p->rows; t++)
             values[t] *= c->factor;
     }
-    for (int64_t t = 0; t < rows; t++)
-        for (int64_t i = 0; i < count; i++)
-            put(out, t * a->n + i, w->values[i][t] * w->row_scales[t], bfloat16);
+    for (int64_t t = 0; t < p->rows; t++)
+        for (int64_t i = 0; i < some->count; i++)
+            put(p->out, t * a->n + i, w->values[i][t] * p->row_scales[t], p->bfloat16);
 }
 #endif
 
@@ -144,18 +150,25 @@ void column_unpack(const column_layer *a, void *out, int bfloat16, int64_t start
     for (int i = 0; i < RATES; i++)
         w.numbers[i].known = 0;
 #endif
-    for (int64_t s = start; s < stop; s++) {
-        const int64_t row = s * T, rows = a->m - row < T ? a->m - row : T;
-        for (int64_t t = 0; t < rows; t++)
-            w.row_scales[t] = a->row_scales ? a->row_powers[code_at(a->row_scales, 6, row + t)] : 1;
-        for (column last = {.number = -1}; last.number + 1 < a->n;) {
-            const int64_t first = last.number + 1, count = a->n - first < WIDE ? a->n - first : WIDE;
+    for (int64_t s = start, end; s < stop; s = end) {
+        end = s + AT_ONCE < stop ? s + AT_ONCE : stop;
+        const int64_t low = s * T, high = a->m < end * T ? a->m : end * T;
+        for (int64_t row = low; row < high; row++)
+            w.row_scales[row - low] = a->row_scales ? a->row_powers[code_at(a->row_scales, 6, row)] : 1;
+        column last = {.number = -1};
+        while (last.number + 1 < a->n) {
+            place p = {.first = last.number + 1, .bfloat16 = bfloat16};
             const columns some = next_columns(a, &last, WIDE);
-            char *to = (char *)out + (row * a->n + first) * size;
 #ifdef WINDOWS_IN_VECTORS
-            write_levels(a, &some, s, first, count, rows, bfloat16, to, &w);
+            copy_codes(a, &w.reader, some.levels, some.level_count, s, end);
 #endif
-            write_singly(a, &some, s, first, count, rows, bfloat16, to, &w);
+            for (p.s = s; p.s < end; p.s++) {
+                const int64_t row = p.s * T;
+                p.rows = high - row < T ? high - row : T;
+                p.row_scales = w.row_scales + (row - low);
+                p.out = (char *)out + (row * a->n + p.first) * size;
+                write_columns(a, &some, &p, &w);
+            }
         }
     }
 }

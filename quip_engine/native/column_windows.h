@@ -12,7 +12,7 @@
 #ifdef WINDOWS_IN_VECTORS
 #include <immintrin.h>
 
-enum { BLOCK = 64, BLOCKS = LONGEST / BLOCK, AHEAD = 16 }; /* rows of W~, blocks of a string, columns */
+enum { BLOCK = 64, BLOCKS = LONGEST / BLOCK }; /* rows of W~, blocks of a string */
 
 /* How 32 windows lie: the byte where they begin, bytes of their words, bits in these. */
 typedef struct {
@@ -45,19 +45,17 @@ static inline __m512i cut(__m512i shifts, __m512i bytes, __m512i block)
     return _mm512_multishift_epi64_epi8(shifts, _mm512_permutexvar_epi8(bytes, block));
 }
 
-/* String s of a column; `words` is room for one at an end of the codes, or so short that blocks begin before it. */
-static inline string_bits find_string(const column_layer *a, const column *c, int64_t s, uint64_t words[WORDS])
+/* String s of a column; `codes` from byte `origin` on. `words` is room for one at an end of the codes, or so short that blocks begin before it. */
+static inline string_bits find_string(const column_layer *a, const column *c, int64_t s, const uint8_t *codes,
+                                      int64_t origin, uint64_t words[WORDS])
 {
     const int64_t begin = c->at + s * c->bits, reach = (a->T + 63) / 64 * c->eighths + 128;
-    const uint8_t *codes = a->codes;
-    int64_t at = begin - a->L;
-    if (at < 0 || (at >> 3) + reach > a->octets || c->eighths < 8) {
+    int64_t at = begin - a->L - 8 * origin;
+    if (begin < a->L || (begin >> 3) + reach > a->octets || c->eighths < 8) {
         copy_string(a, begin, c->bits, words);
         codes = (const uint8_t *)words;
         at = 64 - a->L;
     }
-    for (int64_t ahead = 0; ahead <= c->bits; ahead += 512) /* the same string, some columns later */
-        __builtin_prefetch(a->codes + (begin + AHEAD * a->S * c->bits + ahead) / 8);
     const int64_t last = at + c->bits, shift = at & 7;
     const uint64_t mask = (((uint64_t)1 << a->L) - 1) << shift;
     const uint64_t before = load_word(codes + (last >> 3)) >> (last & 7) << shift;

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from quip_engine.codebooks import Codebook
-from quip_engine.codebooks.column_trellis import ROW_STEP, ColumnTrellis, Sequences, SideInformation, tables
+from quip_engine.codebooks.column_codes import unit, whole_values
+from quip_engine.codebooks.column_trellis import ROW_STEP, ColumnTrellis, Sequences, SideInformation
 from quip_engine.codebooks.trellis_gaps import source_gain
 from quip_engine.native import gpu
 from quip_engine.products.base import Packed, Product, products
@@ -68,11 +69,12 @@ def _columns(layer: Packed) -> Columns:
 
 @lru_cache
 def _mirrored(L: int, device: torch.device) -> Tensor:
-    """Both tables: (2, 2^L), at the numbers whose bits are those of the state in opposite order."""
+    """The tables of all codes: (4, 2^L), at the numbers whose bits are those of the state in opposite order."""
     with torch.inference_mode(False):
         x = torch.arange(2**L)
         mirrored = sum((x >> i & 1) << (L - 1 - i) for i in range(L))
-        return torch.stack(tables(L, torch.device("cpu")))[:, mirrored].to(device)
+        codes = ("levels", "companded", "quantile", "idle")
+        return torch.stack([whole_values(L, code)[mirrored] / unit(L, code) for code in codes]).to(device)
 
 
 @lru_cache

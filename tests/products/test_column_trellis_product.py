@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from product_cases import EXACT, INT8, check_product, inputs, relative_error, rounded, threads
+from product_cases import EXACT, check_product, inputs, relative_error, rounded, threads
 from torch import Tensor
 
 from quip_engine.codebooks.column_trellis import ColumnTrellis, Sequences
@@ -53,7 +53,7 @@ def test_random_bits_at_every_rate(L: int, group: int, m: int, n: int) -> None:
         layer = random_layer(form, every_rate(form, n, first), m, n)
         check_product(layer)
         check_product(layer, b=3)
-        check_product(layer, activations="int8", limit=INT8 if m * n > 2**14 else 2 * INT8)  # .0069, .0047 for many
+        check_product(layer, activations="int8", limit=2e-4)
 
 
 @pytest.mark.parametrize(("bits", "group", "row_scales"), [(1.0, 16, True), (2.0, 1, True), (3.35, 5, False)])
@@ -61,7 +61,7 @@ def test_rounded_layers(bits: float, group: int, row_scales: bool) -> None:
     form = ColumnTrellis(bits=bits, L=8, group=group, row_scales=row_scales)
     layer = rounded(form, 64, 45)
     check_product(layer, b=2)
-    check_product(layer, activations="int8", limit=INT8)
+    check_product(layer, activations="int8", limit=2e-4)
 
 
 @pytest.mark.parametrize("activations", ["float", "int8"])
@@ -76,17 +76,24 @@ def test_threads_change_nothing(activations: str) -> None:
         assert torch.equal(product.unpack(layer, torch.float32), W)
 
 
-@pytest.mark.parametrize("L", [12, 14, 16])
-def test_computed_values_are_near(L: int) -> None:
-    """The whole table, as C adds it up: .44, .43 and .41 % of the rms away."""
-    form = ColumnTrellis(L=L)
-    layer = random_layer(form, torch.full((64,), 16), 1024, 1024)
-    product, x = module.ColumnTrellisProduct(), torch.eye(1024)[::16].contiguous()
-    exact, near = product.multiply(layer, x), product.multiply(layer, x, "int8")
-    if "GFNI" in product.kernel(form, CPU, "int8"):
-        assert 3e-3 < relative_error(near, exact) < 4.6e-3
-    else:
-        assert torch.equal(near, exact)
+@pytest.mark.parametrize("activations", ["float", "int8"])
+def test_x_is_read_digit_by_digit(activations: str) -> None:
+    """Measured: 1.2e-6 with three digits, 2.2e-5 with two, of x whose sizes differ 1000 times."""
+    form = ColumnTrellis(L=12)
+    layer, x = random_layer(form, torch.full((64,), 16), 1024, 1024), inputs(1024)
+    x *= torch.logspace(0, 3, 1024)
+    product = module.ColumnTrellisProduct()
+    error = relative_error(product.multiply(layer, x, activations), x @ product.unpack(layer, torch.float32).T)
+    assert error < (2e-6 if activations == "float" else 5e-5)
+
+
+def test_what_is_not_finite_stays_so() -> None:
+    form = ColumnTrellis(L=12)
+    layer, product = random_layer(form, torch.full((4,), 16), 64, 64), module.ColumnTrellisProduct()
+    for bad in (float("nan"), float("inf")):
+        x = inputs(64)
+        x[0, 40] = bad
+        assert not product.multiply(layer, x).isfinite().any()
 
 
 @pytest.mark.parametrize("activations", ["float", "int8"])
