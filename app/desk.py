@@ -5,7 +5,7 @@ A preset fills the fold, a change in the fold makes it custom, a job fills all o
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from quip_engine.methods.registry import Recipe, presets, resolve
 from quip_engine.recipe_file import read_recipe, recipe_text
 
 PREVIEWED = 3  # texts shown
-MEASURE = "Measure the time"
+MEASURE, LATER = "Measure the time", "Add to queue"
 
 
 def token_counts(folder: str, texts: list[str]) -> list[int]:
@@ -221,10 +221,20 @@ class Desk:
 
     def start(self, *given: Any) -> Iterator[tuple[Any, Any, bool]]:
         """Check and start; problems take the place of the price."""
+        yield from self._begin(self.studio.start, "Start", given)
+
+    def enqueue(self, *given: Any) -> Iterator[tuple[Any, Any, bool]]:
+        """The same, behind the runs that wait."""
+        yield from self._begin(self.studio.enqueue, LATER, given)
+
+    def _begin(
+        self, work: Callable[[JobConfig], object], name: str, given: tuple[Any, ...]
+    ) -> Iterator[tuple[Any, Any, bool]]:
+        """The button, the price, and whether it went well."""
         yield gr.update(value="Checking…", interactive=False), gr.skip(), False
         try:
-            self.studio.start(self.form.job(self.studio, given))
+            work(self.form.job(self.studio, given))
         except Exception as error:
-            yield gr.update(value="Start", interactive=True), w.problem(explain(error), "This run cannot start."), False
+            yield gr.update(value=name, interactive=True), w.problem(explain(error), "This run cannot start."), False
             return
-        yield gr.update(value="Start", interactive=False), gr.skip(), True
+        yield gr.update(value=name, interactive=name == LATER), gr.skip(), True

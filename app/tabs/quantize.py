@@ -8,7 +8,7 @@ from typing import Any
 import gradio as gr
 
 from app import widgets as w
-from app.desk import MEASURE, Desk
+from app.desk import LATER, MEASURE, Desk
 from app.fields import OWN, Form, calibration_fields, recipe_fields, run_fields
 from app.forms import METHOD
 from app.page import Choices, Moment, Page, go
@@ -46,6 +46,7 @@ def build(page: Page) -> dict[str, Any]:
             parts["price"] = w.html(elem_id="price")
             with gr.Row(elem_classes="bar"):
                 parts["start"] = gr.Button("Start", variant="primary", size="lg", elem_id="start")
+                parts["enqueue"] = gr.Button(LATER, size="lg", visible=False, elem_id="enqueue")
                 copy = gr.Button("Copy command", size="lg", elem_classes="quiet")
             parts["command"] = w.html(elem_id="command")
             parts["trouble"] = w.html(visible=False)
@@ -63,7 +64,8 @@ def build(page: Page) -> dict[str, Any]:
 
 
 def show(moment: Moment) -> dict[str, Any]:
-    return {"start": gr.update(interactive=not moment.busy)}
+    waiting = any(run.status == "queued" or run.holds for run in moment.studio.follower.runs)
+    return {"start": gr.update(interactive=not moment.busy), "enqueue": gr.update(visible=moment.busy or waiting)}
 
 
 def connect(page: Page) -> None:
@@ -72,6 +74,7 @@ def connect(page: Page) -> None:
     parts["started"].then(
         lambda ok: (Choices(), go("Monitor")) if ok else (gr.skip(), gr.skip()), parts["ok"], outputs, **w.PRIVATE
     )
+    parts["enqueued"].then(lambda ok: go("Runs") if ok else gr.skip(), parts["ok"], page.tabs, **w.PRIVATE)
 
 
 def _keep(desk: Desk, page: Page, parts: dict[str, Any], save: gr.Button, load: gr.UploadButton) -> None:
@@ -122,3 +125,5 @@ def _wire(desk: Desk, parts: dict[str, Any]) -> None:
     form.model.change(desk.card, form.model, parts["card"], **w.PRIVATE).then(**priced)
     outputs = [parts["start"], parts["price"], parts["ok"]]
     parts["started"] = parts["start"].click(desk.start, form.inputs, outputs, **w.PRIVATE)
+    outputs = [parts["enqueue"], parts["price"], parts["ok"]]
+    parts["enqueued"] = parts["enqueue"].click(desk.enqueue, form.inputs, outputs, **w.PRIVATE)

@@ -59,23 +59,28 @@ def build(page: Page) -> dict[str, Any]:
         parts["queue"] = w.html(js_on_load=w.ACTIONS + KEEP_FOCUS)
         parts["proceed"] = gr.Button("Let the queue go on", size="md", elem_id="proceed")
     with gr.Row(visible=False, elem_classes="wide") as parts["body"]:
-        with gr.Column(scale=9, min_width=320, elem_classes="card"):
-            with gr.Row(elem_classes="bar"):
-                parts["heading"] = w.html()
-                parts["filter"] = w.Line(
-                    label="Filter", show_label=False, container=False, elem_id="runs-filter", scale=0, min_width=260,
-                    placeholder="Filter by model, method, state or tag",
-                )  # fmt: skip
-            parts["table"] = w.html(js_on_load=w.ACTIONS + KEEP_FOCUS + w.SORTED, elem_id="runs-table")
+        with gr.Column(scale=9, min_width=320):
+            with gr.Column(elem_classes="card"):
+                with gr.Row(elem_classes="bar"):
+                    parts["heading"] = w.html()
+                    parts["filter"] = w.Line(
+                        label="Filter", show_label=False, container=False, elem_id="runs-filter", scale=0,
+                        min_width=260, placeholder="Filter by model, method, state or tag",
+                    )  # fmt: skip
+                parts["table"] = w.html(js_on_load=w.ACTIONS + KEEP_FOCUS + w.SORTED, elem_id="runs-table")
+            _against_card(parts)
         with gr.Column(scale=4, min_width=300, elem_classes="card sticky", elem_id="run-card"):
             _card(parts)
+    return parts
+
+
+def _against_card(parts: dict[str, Any]) -> None:
     with gr.Column(visible=False, elem_id="against") as parts["against"]:
         with gr.Column(elem_classes="card"):
             w.html(w.heading("Side by side", "What these runs were asked for differently, and what it brought.", 3))
             parts["differences"] = w.html(elem_id="differences")
         note = "Loss of each layer, log scale. Layers of the first run's model."
         parts["losses"] = live_plot("Loss by layer", note, height=320, elem_id="plot-several")
-    return parts
 
 
 def _card(parts: dict[str, Any]) -> None:

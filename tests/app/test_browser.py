@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -33,12 +34,11 @@ POINTS = """() => (document.querySelector('#plot-loss .plot')?.data || [])
 RANGE = "() => document.querySelector('#plot-loss .plot').layout.xaxis.range.map(v => Math.round(100 * v) / 100)"
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The app as a person starts it, in a data directory of its own."""
+@contextmanager
+def serve(home: Path) -> Iterator[str]:
+    """The app as a person starts it, over a data directory; gives its address."""
     if CHROMIUM is None:
         pytest.skip("no Chromium: set QUIP_CHROMIUM, or install chromium")
-    home = tmp_path_factory.mktemp("home")
     command = [sys.executable, "app.py", "--no-browser", "--offline", "--port", "0", "--data-dir", str(home)]
     environment = {**os.environ, "GRADIO_SHARE": "True", "GRADIO_SERVER_NAME": "0.0.0.0"}  # flags win over these
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
@@ -49,6 +49,13 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process.terminate()
     assert process.wait(timeout=20) is not None
     assert process.stdout.read() == ""  # one line, and no more
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """In a data directory of its own."""
+    with serve(tmp_path_factory.mktemp("home")) as address:
+        yield address
 
 
 class Visitor:
