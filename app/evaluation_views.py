@@ -88,6 +88,25 @@ def trouble(row: Evaluation | None, view: EvaluationView | None) -> w.Html | Non
     )
 
 
+def strip(view: EvaluationView | None, now: float) -> w.Html | None:
+    """The working evaluation in one line, for the strip; None while none works."""
+    if view is None or not view.row.alive:
+        return None
+    words = "loading the models"
+    if view.started:
+        left = view.remaining(now)
+        words = f"window {len(view.scored)} of {view.started.windows}, " + (f"{eta(left)} left" if left else eta(left))
+    what = w.joined([w.tag("b", view.row.name), words], " · ")
+    bar = w.progress(view.share, "Evaluation progress")
+    pill = w.pill("Evaluating", "running")
+    return w.Html(f'<div class="job">{pill}<span class="what num">{what}</span>{bar}</div>')
+
+
+def spoken(view: EvaluationView | None) -> str:
+    """What a screen reader hears of a working evaluation; nothing while none works."""
+    return f"Evaluating {view.row.name}" if view is not None and view.row.alive else ""
+
+
 # -- when it is done ---------------------------------------------------------------------------------------------------
 
 

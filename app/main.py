@@ -9,7 +9,7 @@ from typing import Any
 import gradio as gr
 from gradio.blocks import Block
 
-from app import api, live_plot, theme, views
+from app import api, evaluation_views, live_plot, theme, views
 from app import widgets as w
 from app.library import DEMO
 from app.machine import memory
@@ -112,8 +112,8 @@ def screen(studio: Studio, choices: Choices, now: float) -> dict[str, Any]:
         since, alive = studio.follower.since, moment.busy
         groups: dict[str, dict[str, Any]] = {
             "strip": {
-                "say": views.spoken(newest),
-                "job": views.strip(newest, now, since),
+                "say": evaluation_views.spoken(studio.evaluations.view) or views.spoken(newest),
+                "job": evaluation_views.strip(studio.evaluations.view, now) or views.strip(newest, now, since),
                 "pause": gr.update(visible=alive, interactive=alive and newest.run.status != "stopping"),  # type: ignore[union-attr]
                 "open": gr.update(visible=newest is not None and views.is_news(newest, since)),
                 "memory": w.meter(ram.label, ram.used, ram.total),

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from app import widgets as w
-from app.desk import token_counts
 from app.fmt import plural, rough, size
 from app.forms import whole
 from app.library import cached_models
@@ -25,6 +24,7 @@ from quip_engine.checkpoint import read_manifest
 from quip_engine.config import EvaluationConfig
 from quip_engine.errors import QuipError, fail
 from quip_engine.evaluate import text_file
+from quip_engine.loading import load_tokenizer
 from quip_engine.probe.folder import local_folder
 from quip_engine.probe.settings import read_config
 
@@ -163,7 +163,7 @@ class Desk:
 
 @lru_cache(maxsize=32)
 def _counted(folder: str, text: str, _when: float) -> int:
-    return token_counts(folder, [evaluation_text(text)])[0]
+    return len(load_tokenizer(Path(folder))(evaluation_text(text), verbose=False)["input_ids"])
 
 
 @lru_cache(maxsize=1)
