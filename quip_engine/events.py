@@ -74,6 +74,7 @@ class LayerQuantized:
     seconds: float
     notes: list[str] = field(default_factory=list)  # fallbacks taken, by name
     transform: str = ""  # that this layer got, where each has its own
+    theory: dict[str, float | None] = field(default_factory=dict)  # what bounds are made of (``linalg.guarantee``)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from quip_engine.codebooks import Codebook, Quantizer, codebooks
 from quip_engine.errors import QuipError, fail
+from quip_engine.linalg.guarantee import Traces, eigenvalues_of, energy_of, feedback_ratio, traces
 from quip_engine.linalg.hessian import ROWS, check_hessian
 from quip_engine.linalg.proxy import eigenvectors as eigenvectors_of
 from quip_engine.linalg.proxy import hessian_incoherence, quadratic_trace, weight_incoherence
@@ -70,6 +71,7 @@ class LayerReport:
     mu_h_after: float | None
     seconds: float
     notes: list[str] = field(default_factory=list)
+    theory: Traces = field(default_factory=Traces)  # what bounds are made of
 
 
 @dataclass
@@ -111,22 +113,34 @@ def quantize_weight(
     started = time.perf_counter()
     problem = Problem(W.detach(), H, importance, seed, seed if input_seed is None else input_seed)
     recipe = _best_rival(problem, recipe)
-    without = quadratic_trace(problem.W, H)
+    without, squared = quadratic_trace(problem.W, H), squared_norm(problem.W)
+    energy, spectrum = energy_of(squared, H, without), None if Q is None else eigenvalues_of(H, Q)
     solved = _solve(problem, recipe, last=last)
     tensors = solved.tensors | solved.quantizer.pack(solved.codes)
     seconds = time.perf_counter() - started
-    mu_h = _hessian_incoherence(Q, solved.H_t, solved.maps)
+    Q_t = _eigenvectors_after(Q, solved.H_t, solved.maps)
     rel_proxy = quadratic_trace(solved.error, solved.H_t) / max(without, 1e-300)
+    bits = stored_bits(tensors) / (m * n)
     report = LayerReport(
-        bits_per_weight=stored_bits(tensors) / (m * n),
+        bits_per_weight=bits,
         rel_proxy=rel_proxy,
-        rel_mse=squared_norm(solved.error, solved.maps.from_input) / max(squared_norm(problem.W), 1e-300),
+        rel_mse=squared_norm(solved.error, solved.maps.from_input) / max(squared, 1e-300),
         mu_w_before=weight_incoherence(problem.W),
         mu_w_after=solved.mu_w,
-        mu_h_before=mu_h[0],
-        mu_h_after=mu_h[1],
+        mu_h_before=None if Q is None else hessian_incoherence(Q),
+        mu_h_after=None if Q_t is None else hessian_incoherence(Q_t),
         seconds=seconds,
         notes=notes + recipe.transform.notes(m, n) + solved.notes + ([LOST] if rel_proxy >= 1 else []),
+        theory=replace(
+            traces(
+                (energy, energy_of(solved.squared, solved.H_t, without)),
+                feedback_ratio(solved.H_t, solved.quantizer.block),
+                (spectrum, None if Q_t is None else eigenvalues_of(solved.H_t, Q_t)),
+                bits,
+                rel_proxy,
+            ),
+            block=solved.quantizer.block,
+        ),
     )
     return QuantizedWeight((m, n), LayerFormat(recipe.transform, recipe.codebook), tensors, report)
 
@@ -153,6 +167,7 @@ class Solution:
     codes: list[Tensor]
     error: Tensor  # (m, n): W^ - W, its outputs those of the layer, its inputs in the basis of H_t
     mu_w: float  # of the transformed weights
+    squared: float  # |W~|_F^2
     notes: list[str]
 
 
@@ -168,9 +183,9 @@ def _solve(problem: Problem, recipe: Recipe, *, last: bool = False) -> Solution:
     if known is not None and isinstance(maps.output_rotation, Keep):  # rows that are mixed count alike
         quantizer.weigh(known if maps.output_scale is None else known * maps.output_scale.square())
     rounded = recipe.rounding.round(W, H, quantizer, torch.Generator().manual_seed(problem.seed))
-    mu_w = weight_incoherence(W)
+    mu_w, squared = weight_incoherence(W), squared_norm(W)
     error = maps.on_output_(rounded.weight.sub_(W))
-    return Solution(tensors, maps, H, quantizer, rounded.codes, error, mu_w, rounded.notes)
+    return Solution(tensors, maps, H, quantizer, rounded.codes, error, mu_w, squared, rounded.notes)
 
 
 def _best_rival(problem: Problem, recipe: Recipe) -> Recipe:
@@ -219,9 +234,8 @@ def _checked(W: Tensor, H: Tensor, name: str) -> tuple[Tensor, list[str]]:
     return check_hessian(H, W.shape[1], name)
 
 
-def _hessian_incoherence(Q: Tensor | None, H_t: Tensor, maps: Maps) -> tuple[float | None, float | None]:
+def _eigenvectors_after(Q: Tensor | None, H_t: Tensor, maps: Maps) -> Tensor | None:
+    """Those of H~, from those of H: a rotation turns them with it, a rescale makes new ones."""
     if Q is None:
-        return None, None
-    # A rotation turns the eigenvectors with it; a rescale makes new ones.
-    Q_t = maps.on_input(Q.T).T if maps.input_scale is None else eigenvectors_of(H_t)
-    return hessian_incoherence(Q), None if Q_t is None else hessian_incoherence(Q_t)
+        return None
+    return maps.on_input(Q.T).T if maps.input_scale is None else eigenvectors_of(H_t)

@@ -26,9 +26,10 @@ from quip_engine.architecture import hold_weights, linear_modules, weight_of
 from quip_engine.checkpoint import assemble, quantization_config, write_tensors
 from quip_engine.config import JobConfig
 from quip_engine.devices import peak_gpu_mb, peak_rss_mb
+from quip_engine.distortion import usual_distortion
 from quip_engine.errors import QuipError, Stopped, fail
 from quip_engine.few_tokens import fill_up, warning
-from quip_engine.layer import LayerFormat, LayerReport, QuantizedWeight, quantize_weight
+from quip_engine.layer import LayerFormat, QuantizedWeight, quantize_weight
 from quip_engine.linalg.hessian import Hessian
 from quip_engine.linalg.proxy import eigenvectors
 from quip_engine.linear import QuantizedLinear
@@ -41,6 +42,7 @@ from quip_engine.skeleton import Skeleton
 from quip_engine.spread import layer_bits
 from quip_engine.workspace import FinishedBlock, Workspace
 
+OF_THE_RUN = ("seconds", "theory")  # of a layer's record: not kept with the model
 OF_ONE_LAYER = ("WIDTH_UNSUPPORTED", "QUANT_UNSTABLE")  # errors that leave one layer out
 
 
@@ -187,13 +189,14 @@ class BlockWork:
             yield self._report(path, quantized, [self.notes[name]] if name in self.notes else [])
 
     def _report(self, path: str, quantized: QuantizedWeight, notes: list[str]) -> events.LayerQuantized:
-        report: LayerReport = replace(quantized.report, notes=notes + quantized.report.notes)
+        report = replace(quantized.report, notes=notes + quantized.report.notes)
+        theory = {**asdict(report.theory), "mse": usual_distortion(quantized.format.codebook)}
         event = events.LayerQuantized(
             name=path,
             block=self.index,
             projection=self.plan.projections[path],
             shape=quantized.shape,
-            **asdict(report),
+            **(asdict(report) | {"theory": theory}),
             transform=quantized.format.transform.described() if self.plan.recipe.rivals else "",
         )
         self.layers.append({k: v for k, v in events.to_json(event).items() if k != "type"})
@@ -247,7 +250,7 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
         "recipe": plan.recipe.to_json(),
         "seed": plan.job.seed,
         "calibration": {**calibration, "source": Path(calibration["source"]).name},
-        "layers": [{k: v for k, v in layer.items() if k != "seconds"} for block in done for layer in block.layers],
+        "layers": [{k: v for k, v in layer.items() if k not in OF_THE_RUN} for block in done for layer in block.layers],
         "skipped": skipped,
     }
     shards = [path, *(block.path for block in done)]
@@ -294,5 +297,4 @@ def derived_seed(seed: int, name: str, use: str) -> int:
 
 
 def _stored(tensor: Tensor, facts: ModelFacts) -> Tensor:
-    kept = tensor.cpu().to(getattr(torch, facts.dtype)) if tensor.is_floating_point() else tensor.cpu()
-    return kept.contiguous()
+    return tensor.cpu().to(getattr(torch, facts.dtype) if tensor.is_floating_point() else tensor.dtype).contiguous()

@@ -6,11 +6,27 @@ number from left to right in each. The eye compares along a lane (depth) and acr
 """
 
 from app.figures.base import Lanes
+from app.figures.guarantee import Guaranteed, guarantee
 from app.figures.layer import codebook, histogram, outlier_rows, spectrum, weight_maps
 from app.figures.patches import patches
 from app.figures.run import Point, block_map, incoherence, proxy_loss
 from app.figures.several import losses
 from app.figures.versus import race
 
-__all__ = ["Lanes", "Point", "block_map", "codebook", "histogram", "incoherence", "outlier_rows", "patches"]
-__all__ += ["losses", "proxy_loss", "race", "spectrum", "weight_maps"]
+__all__ = [
+    "Guaranteed",
+    "Lanes",
+    "Point",
+    "block_map",
+    "codebook",
+    "guarantee",
+    "histogram",
+    "incoherence",
+    "losses",
+    "outlier_rows",
+    "patches",
+    "proxy_loss",
+    "race",
+    "spectrum",
+    "weight_maps",
+]

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import views
+from app import guarantee, views
 from app import widgets as w
 from app.live_plot import live_plot
 from app.page import Choices, Moment, Page, go
@@ -46,13 +46,14 @@ def build(page: Page) -> dict[str, Any]:
                 parts["go_on"] = gr.Button("Let it run", size="sm")
             parts["numbers"] = w.html()
         _plots(parts)
+        _guarantee(parts)
         with gr.Row(elem_classes="wide two-one"):
             with gr.Column(scale=2, min_width=320, elem_classes="card"):
                 with gr.Row(elem_classes="bar"):
                     parts["caption"] = w.html()
                     parts["all"] = gr.Button("Show all", size="sm", elem_classes="quiet")
                     parts["export"] = gr.Button("Export CSV", size="sm", elem_classes="quiet")
-                parts["layers"] = w.html(js_on_load=w.SORTED)
+                parts["layers"] = w.html(js_on_load=w.ACTIONS + w.SORTED)
             with gr.Column(scale=1, min_width=280, elem_classes="card", elem_id="log-card"):
                 w.html(w.heading("Log", level=3))
                 parts["log"] = w.html(js_on_load=FOLLOW_END)
@@ -66,7 +67,7 @@ def _plots(parts: dict[str, Any]) -> None:
         with gr.Column(scale=2, min_width=320):
             parts["loss"] = live_plot(
                 "Proxy loss",
-                "How much of each layer's output is lost, on a log scale.",
+                "How much of each layer's output is lost, on a log scale. A click on a point looks into the layer.",
                 legend=w.legend(("line", "this run"), ("grey", "an earlier run of this model, if there is one")),
                 height=320,
                 elem_id="plot-loss",
@@ -82,6 +83,21 @@ def _plots(parts: dict[str, Any]) -> None:
         with gr.Column(min_width=320):
             text = "The same for the directions the inputs take: the eigenvectors of H."
             parts["mu_h"] = live_plot("Incoherence of the inputs", text, legend=ends, height=260, elem_id="plot-mu-h")
+
+
+def _guarantee(parts: dict[str, Any]) -> None:
+    keys = [
+        ("dot", "measured"),
+        ("thin", "expected on average"),
+        ("dash", "μ bound"),
+        ("dots", "no code can lose less"),
+    ]
+    text = "What theory promises for each layer, and what was measured."
+    parts["theory"] = live_plot("The guarantee", text, legend=w.legend(*keys), height=300, elem_id="plot-theory")
+    with gr.Column(elem_classes="card"):
+        parts["verdict"] = w.html()
+        with gr.Accordion("Theory and measurement of every layer", open=False, elem_id="theory-fold") as parts["fold"]:
+            parts["theory_table"] = w.html(js_on_load=w.SORTED)
 
 
 def _export(page: Page, button: gr.Button) -> None:
@@ -126,6 +142,12 @@ def connect(page: Page) -> None:
     parts["go_on"].click(lambda choices: replace(choices, sure=""), page.choices, page.choices, **w.PRIVATE)
     parts["nothing"].click(w.follow, None, page.tabs, **w.PRIVATE)
 
+    def unfold(choices: Choices) -> w.Html:
+        view, _ = studio.follower.chosen(choices.run)
+        return guarantee.table(view) if view else w.Html("")
+
+    parts["fold"].expand(unfold, page.choices, parts["theory_table"], **w.PRIVATE)
+
 
 def show(moment: Moment) -> dict[str, Any]:
     """The run that is chosen."""
@@ -147,6 +169,8 @@ def show(moment: Moment) -> dict[str, Any]:
         "sure": gr.update(visible=view.run.alive and moment.choices.sure == view.run.id),
         "act": gr.update(value=act, visible=view.run.status == "done" or view.run.resumable),
         **views.screen(view, moment.previous, moment.now),
+        "theory": guarantee.plot(view),
+        "verdict": guarantee.verdict(view),
         **_table(view, moment.previous, moment.choices.all_layers),
     }
 

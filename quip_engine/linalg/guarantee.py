@@ -27,13 +27,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
+from quip_engine.errors import QuipError
 from quip_engine.linalg.bound import rate_distortion_bound
-from quip_engine.linalg.hessian import cholesky
-from quip_engine.linalg.proxy import quadratic_trace
+from quip_engine.linalg.hessian import cholesky_, restore_
 
+RIDGE = 0.01  # of the mean diagonal of H, as LDLQ usually has it
 DELTA = 0.01  # how often the incoherence of a random rotation may be larger
 SEARCHED = 40  # halvings of the interval in which a rate is looked for: to 1e-10 bits
 WIDEST_RATE = 32.0
@@ -41,50 +41,77 @@ WIDEST_RATE = 32.0
 
 @dataclass(frozen=True)
 class Traces:
-    """What bounds are made of. None: not known without eigenvalues, which are not computed at large widths."""
+    """What bounds are made of. None: not known, as all that needs eigenvalues is at large widths."""
 
-    feedback: float
-    energy: float
+    feedback: float | None = None
+    energy: float | None = None
     flatness: float | None = None
     limit: float | None = None  # least relative loss of any code at the bits of this layer
     distance: float | None = None  # bits per weight between the measured loss and that limit
+    block: int = 1  # columns rounded together
 
 
 @dataclass(frozen=True)
 class Bounds:
     """Relative losses. The measured one is expected near ``average`` and must stay below ``incoherence``."""
 
-    nearest: float
-    average: float
+    nearest: float | None
+    average: float | None
     incoherence: float | None
     a_priori: float | None  # the same with the mu that a randomized Hadamard transform has with probability 1 - DELTA
     limit: float | None
 
 
-def feedback_ratio(H: Tensor, damping: float, block: int = 1) -> float:
-    """tr(D) / tr(H) of H: (n, n), positive semidefinite, both with the ridge. 1 for a diagonal H.
+def feedback_ratio(H: Tensor, block: int = 1) -> float | None:
+    """tr(D) / tr(H) of H: (n, n), both with a ridge, D in blocks. 1 for a diagonal H, None for one without a factor.
 
-    Raises ``QUANT_UNSTABLE`` where H cannot be factorized.
+    H is worked in, and is then what it was.
     """
-    C, _ = cholesky(H, damping, "The layer")
-    blocks = (C[k : k + block, k : k + block] for k in range(0, len(C), block))
-    diagonal = sum(float(B.double().square().sum()) for B in blocks)
-    return diagonal / max(float(torch.linalg.vector_norm(C, dtype=torch.float64)) ** 2, 1e-300)
+    try:
+        known = cholesky_(H, RIDGE, "H")
+    except QuipError:
+        return None
+    blocks = (H[k : k + block, k : k + block].tril() for k in range(0, len(H), block))
+    kept = sum(float(B.double().square().sum()) for B in blocks)
+    restore_(H, known.diagonal)
+    return kept / max(float((known.diagonal.double() + known.ridge).sum()), 1e-300)
 
 
-def traces(W: Tensor, H: Tensor, eigenvalues: Tensor | None, *, feedback: float, bits: float, loss: float) -> Traces:
-    """Traces of W: (m, n) and H: (n, n) in any one basis, for a layer that lost ``loss`` at ``bits`` per weight.
+def traces(
+    energy: tuple[float, float],
+    feedback: float | None,
+    spectra: tuple[Tensor | None, Tensor | None],
+    bits: float,
+    loss: float,
+) -> Traces:
+    """Traces of a layer that lost ``loss`` at ``bits`` per weight.
 
-    ``eigenvalues``: (n,) of H, none negative, or None.
+    ``energy`` (of ``energy_of``) and ``spectra`` (eigenvalues of H: (n,), or None) before and after the transform;
+    rotations change neither.
     """
-    squared = float(torch.linalg.vector_norm(W, dtype=torch.float64)) ** 2
-    energy = squared / len(H) * float(H.diagonal().double().sum()) / max(quadratic_trace(W.double(), H), 1e-300)
-    if eigenvalues is None:
-        return Traces(feedback, energy)
+    before, after = spectra
+    limit = distance = None
+    if before is not None:
+        values = before.double().clamp(min=0)
+        limit = energy[0] * rate_distortion_bound(values, bits)
+        distance = bits - rate_of(loss / max(energy[0], 1e-300), values)
+    return Traces(feedback, energy[1], None if after is None else _flatness(after), limit, distance)
+
+
+def energy_of(squared: float, H: Tensor, own: float) -> float:
+    """m mean(W^2) tr(H) / own of a W: (m, n) with |W|_F^2 = ``squared``; ``own`` is tr(W H W^T) of the layer."""
+    return squared / len(H) * float(H.diagonal().double().sum()) / max(own, 1e-300)
+
+
+def eigenvalues_of(H: Tensor, Q: Tensor) -> Tensor:
+    """(n,) of H: (n, n) with the eigenvectors Q: (n, n), one per column; in their order."""
+    return (Q * (H @ Q)).sum(0)
+
+
+def _flatness(eigenvalues: Tensor) -> float:
+    """tr(H^1/2)^2 / (n tr(H))."""
     values = eigenvalues.double().clamp(min=0)
-    flatness = float(values.sqrt().sum()) ** 2 / (len(H) * max(float(values.sum()), 1e-300))
-    limit = energy * rate_distortion_bound(values, bits)
-    return Traces(feedback, energy, flatness, limit, bits - rate_of(loss / energy, values))
+    return float(values.sqrt().sum()) ** 2 / (len(values) * max(float(values.sum()), 1e-300))
 
 
 def rate_of(loss: float, eigenvalues: Tensor) -> float:
@@ -98,13 +125,15 @@ def rate_of(loss: float, eigenvalues: Tensor) -> float:
     return (low + high) / 2
 
 
-def bounds(found: Traces, mse: float, mu: float | None, n: int, block: int = 1) -> Bounds:
-    """The lines of theory for a code of this ``mse`` and ``block``, of a layer with n inputs and the mu of its H~."""
+def bounds(found: Traces, mse: float, mu: float | None, n: int) -> Bounds:
+    """The lines of theory for a code of this ``mse``, of a layer with n inputs and the mu of its H~."""
+    if found.energy is None:
+        return Bounds(None, None, None, None, found.limit)
     nearest = found.energy * mse
-    each = None if found.flatness is None else block * nearest * found.flatness  # for mu = 1
+    each = None if found.flatness is None else found.block * nearest * found.flatness  # for mu = 1
     return Bounds(
         nearest=nearest,
-        average=nearest * found.feedback,
+        average=None if found.feedback is None else nearest * found.feedback,
         incoherence=None if each is None or mu is None else each * mu**2,
         a_priori=None if each is None else each * hadamard_incoherence(1, n)[1] ** 2,
         limit=found.limit,
