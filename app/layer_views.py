@@ -169,8 +169,9 @@ def _tiles(seen: Inspection) -> str:
 
 def _outliers(seen: Inspection) -> str:
     before, after = seen.outliers.beyond
-    changed = f", {after:,} after the transform" if seen.transform != "none" else "; nothing is rotated"
-    return f"{before:,} {'weight lies' if before == 1 else 'weights lie'} beyond 5 × RMS{changed}."
+    count = "No weight lies" if before == 0 else "1 weight lies" if before == 1 else f"{before:,} weights lie"
+    changed = f", after the transform {after:,}" if seen.transform != "none" else "; nothing is rotated"
+    return f"{count} beyond 5 × RMS{changed if before or after else ''}."
 
 
 def _codebook(seen: Inspection) -> str:
@@ -219,7 +220,7 @@ def race_table(
         state = "running" if running and place == len(done) else "waiting" if running else "not run"
         about = f"about {rough(wait)}" if wait is not None else UNKNOWN
         rows.append([name, w.tag("span", state, "muted"), UNKNOWN, UNKNOWN, about, ""])
-    return w.table([*RACE_COLUMNS, ("", "act")], rows, "Methods on this layer, in the order they ran")
+    return w.table([*RACE_COLUMNS, ("", "act")], rows, "Methods on this layer, in the order they ran", "stack")
 
 
 def _finished(finish: Finish, least: Least) -> list[object]:
@@ -244,7 +245,7 @@ def race_plot(done: Sequence[Finish], least: Least, layer: str, foot: str) -> st
 
 def _racer(finish: Finish) -> Racer:
     assert finish.bits_per_weight is not None and finish.rel_proxy is not None
-    return Racer(recipe_name(finish.recipe), finish.bits_per_weight, finish.rel_proxy, finish.seconds or 0.0)
+    return Racer(finish.recipe.method, finish.bits_per_weight, finish.rel_proxy, finish.seconds or 0.0)
 
 
 def race_words(done: Sequence[Finish], least: Least, rows: int, m: int) -> str:

@@ -237,9 +237,7 @@ def layer_table(view: RunView, previous: RunView | None, everything: bool = Fals
         old = previous.layers.get(layer.name) if previous else None
         rows.append(
             [
-                w.keyed(
-                    f"block {layer.block} · {view.lanes.get(layer.name, layer.projection)}", number.get(layer.name)
-                ),
+                w.keyed(_layer_link(layer, view), number.get(layer.name)),
                 layer.transform,
                 w.keyed("{} × {}".format(*layer.shape), math.prod(layer.shape)),
                 sci(layer.rel_proxy),
@@ -256,6 +254,12 @@ def layer_table(view: RunView, previous: RunView | None, everything: bool = Fals
     kept = [i for i in range(len(columns)) if (i != 1 or tried) and (i != 4 or previous)]
     rows = [[row[i] for i in kept] for row in rows]
     return w.table([columns[i] for i in kept], rows, "Quantized layers, latest first")
+
+
+def _layer_link(layer: events.LayerQuantized, view: RunView) -> w.Html:
+    """The name of a layer; a click on it opens Inspect."""
+    lane = view.lanes.get(layer.name, layer.projection)
+    return w.button(f"block {layer.block} · {lane}", f"{layer.block} · {lane}", "link")
 
 
 def layers_csv(view: RunView) -> str:

@@ -59,7 +59,8 @@ def weight_maps(maps: Maps8, layer: str, foot: str = "") -> Figure:
 
 
 def _map(name: str, matrix: NDArray[np.uint8], maps: Maps8, axis: str, *, last: bool) -> Figure:
-    ticks = [k * maps.top / 4 for k in range(5)]
+    step = max(1, round(maps.top / 4))
+    ticks = [float(k) for k in range(0, int(maps.top), step)] + [maps.top]
     reached = max(int(m.max()) for m in (maps.before, maps.after, maps.error)) == 255
     words = [f"{t:g}" for t in ticks[:-1]] + [f"{'≥ ' if reached else ''}{maps.top:g}"]
     codes = base64.b64encode(np.ascontiguousarray(matrix).tobytes()).decode()
@@ -212,10 +213,19 @@ def codebook(found: Picture, weights: Histogram, layer: str, foot: str = "") -> 
     if found.levels:
         figure = _levels(found.levels, weights)
     elif found.points:
-        figure = _points(found.points)
+        figure = _beside(_points(found.points), _distortion(found.codebook, found.distortion))
     else:
         figure = _distortion(found.codebook, found.distortion)
     return {"run": layer, "foot": foot, **figure}
+
+
+def _beside(left: Figure, right: Figure) -> Figure:
+    """Two figures as panels of one."""
+    x, y = right["layout"]["xaxis"], right["layout"]["yaxis"]
+    axes = {"xaxis2": {**x, "domain": [0.64, 1]}, "yaxis2": {**y, "anchor": "x2"}}
+    layout = {**left["layout"], **axes, "xaxis": {**left["layout"]["xaxis"], "domain": [0, 0.5]}}
+    data = [*left["data"], *({**trace, "xaxis": "x2", "yaxis": "y2"} for trace in right["data"])]
+    return {"summary": f"{left['summary']} {right['summary']}", "data": data, "layout": layout}
 
 
 def _levels(found: Levels, weights: Histogram) -> Figure:
@@ -261,8 +271,8 @@ def _points(found: Points) -> Figure:
         ],
         "layout": {
             "margin": AXES,
-            "xaxis": {"title": {"text": "first of two neighbours, lattice units"}, "range": [-3.2, 3.2], "dtick": 1},
-            "yaxis": {"title": {"text": "second"}, "range": [-3.2, 3.2], "dtick": 1, "scaleanchor": "x"},
+            "xaxis": {"title": {"text": "first of two neighbours"}, "range": [-3.2, 3.2], "dtick": 1},
+            "yaxis": {"title": {"text": "second"}, "range": [-3.2, 3.2], "dtick": 1},
         },
     }
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from app import fmt
 from app.figures.base import Figure, line, log_axis, log_range
 
-CLOSE = 0.055  # of the height: labels that are nearer to each other stand on different sides
+HEIGHT, LINE = 290, 16  # pixels, about: of the plot, and of a label
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,12 @@ def race(
 ) -> Figure:
     """Proxy loss against bits: the front is joined, what no code can go below is dotted."""
     bits = [r.bits for r in racers] or [2.0]
-    ends = (min(bits) - 0.25, max(bits) + 0.75)
+    span = max(max(bits) - min(bits), 0.4)
+    ends = (min(bits) - 0.15 * span, max(bits) + 0.4 * span)
     bound = [(b, v) for b, v in limit if ends[0] <= b <= ends[1] and v > 0]
-    low, high = log_range([r.loss for r in racers if r.loss > 0] + [v for _, v in bound] or [1e-3, 1e-1], 0.08)
+    least = [v for b, v in bound if b <= max(bits) + 0.1]
+    low, high = log_range([r.loss for r in racers if r.loss > 0] + least or [1e-3, 1e-1], 0.08)
     rest = [r for r in racers if r not in front]
-    sides = _sides(racers, math.log10(high / low))
     return {
         "run": layer,
         "summary": f"Proxy loss against bits per weight of {fmt.plural(len(racers), 'method')} on this layer; "
@@ -52,8 +53,8 @@ def race(
                 x=[round(r.bits, 4) for r in front],
                 y=[float(f"{r.loss:.4g}") for r in front],
             ),
-            _marks(rest, sides, "--prev", "--ink-2"),
-            _marks(front, sides, "--accent", "--ink"),
+            _marks(rest, "--prev"),
+            _marks(front, "--accent"),
         ],
         "layout": {
             "margin": {"l": 52, "r": 8, "t": 8, "b": 44},
@@ -62,34 +63,37 @@ def race(
                 **{"range": [round(v, 4) for v in ends], "tick0": 1, "dtick": 0.25 if ends[1] - ends[0] < 2 else 1},
             },
             "yaxis": log_axis(low, high, "relative proxy loss"),
+            "annotations": _labels(racers, front, HEIGHT / math.log10(high / low), 0.5 * span),
         },
     }
 
 
-def _marks(racers: Sequence[Racer], sides: dict[Racer, str], colour: str, ink: str) -> Figure:
+def _marks(racers: Sequence[Racer], colour: str) -> Figure:
     hover = "%{customdata}<br>%{x:.2f} bits per weight<br>loss <b>%{y:.2e}</b><extra></extra>"
     return {
-        **{"type": "scatter", "mode": "markers+text", "cliponaxis": False, "hovertemplate": hover},
+        **{"type": "scatter", "mode": "markers", "cliponaxis": False, "hovertemplate": hover},
         "x": [round(r.bits, 4) for r in racers],
         "y": [float(f"{r.loss:.4g}") for r in racers],
-        "text": [f" {r.name} " for r in racers],
-        "textposition": [f"middle {sides[r]}" for r in racers],
-        "textfont": {"size": 12, "color": ink},
         "customdata": [f"{r.name}, {fmt.duration(r.seconds)}" for r in racers],
         "marker": {"size": 9, "color": colour},
     }
 
 
-def _sides(racers: Sequence[Racer], decades: float) -> dict[Racer, str]:
-    """Where each label stands: on the right, on the left where a right one would be in its way."""
-    sides: dict[Racer, str] = {}
-    for racer in sorted(racers, key=lambda r: r.loss):
-        near = (
-            other
-            for other, side in sides.items()
-            if side == "right"
-            and abs(math.log10(racer.loss / other.loss)) < CLOSE * decades
-            and abs(racer.bits - other.bits) < 0.6
+def _labels(racers: Sequence[Racer], front: Sequence[Racer], decade: float, near: float) -> list[Figure]:
+    """Names on the right of their marks, pushed down where they would cover each other; ``decade`` in pixels."""
+    labels: list[Figure] = []
+    placed: list[tuple[float, float]] = []  # bits, and pixels from the top
+    for racer in sorted((r for r in racers if r.loss > 0), key=lambda r: -r.loss):
+        own = -math.log10(racer.loss) * decade
+        taken = [at + LINE for bits, at in placed if abs(bits - racer.bits) < near]
+        at = max([own, *taken])
+        placed.append((racer.bits, at))
+        labels.append(
+            {
+                **{"x": round(racer.bits, 4), "y": round(math.log10(racer.loss), 4), "text": racer.name},
+                **{"ax": 14, "ay": round(at - own, 1), "xanchor": "left", "align": "left"},
+                **{"showarrow": True, "arrowhead": 0, "arrowwidth": 1, "arrowcolor": "--line-strong"},
+                "font": {"size": 12, "color": "--ink" if racer in front else "--ink-2"},
+            }
         )
-        sides[racer] = "left" if next(near, None) else "right"
-    return sides
+    return labels

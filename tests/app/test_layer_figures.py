@@ -81,15 +81,17 @@ def test_a_race_joins_its_front_and_dots_the_limit() -> None:
     assert limit["x"] == [2.0, 3.0]
     assert (front["x"], front["y"]) == ([2.0, 3.0], [0.03, 0.01])
     assert rest["customdata"] == ["b, 0.10 s"]
-    assert best["text"] == [" a ", " c "]
+    assert best["x"] == [2.0, 3.0]
+    assert [label["text"] for label in figure["layout"]["annotations"]] == ["b", "a", "c"]
     assert figures.race([], [], [], "layer")["data"][0]["x"] == []
 
 
-def test_labels_that_are_near_stand_on_different_sides() -> None:
+def test_labels_that_are_near_are_pushed_apart() -> None:
     racers = [Racer("a", 2.0, 0.0213, 1.0), Racer("b", 2.0, 0.0217, 1.0), Racer("c", 2.1, 0.15, 1.0)]
-    _, _, rest, front = figures.race(racers, racers[:1], [], "layer")["data"]
-    assert front["textposition"] == ["middle right"]
-    assert rest["textposition"] == ["middle left", "middle right"]
+    c, b, a = figures.race(racers, racers[:1], [], "layer")["layout"]["annotations"]
+    assert (c["text"], c["ay"], b["text"], b["ay"]) == ("c", 0, "b", 0)
+    assert a["ay"] > 10
+    assert (a["font"]["color"], b["font"]["color"]) == ("--ink", "--ink-2")
 
 
 def test_the_table_of_a_race_has_a_button_for_each_that_finished() -> None:
