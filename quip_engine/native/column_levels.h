@@ -5,7 +5,7 @@
  *
  *     K = 3 w 2^(16 - L) + 2^8 x mod 2^16         x: the first L / 2 bits of w mirrored into the upper ones of a byte
  *
- * and `levels` counts K / 2^8: the upper byte of 3 w 2^(16 - L), which takes lanes of 16 bits, plus x, which takes bytes.
+ * and `levels` counts K / 2^8: the upper byte of 3 w 2^(16 - L), which takes lanes of 16 bits, plus x: bytes.
  * Steps without bits have 11 in place of 3, and 13 x = x + 4 x + 8 x. A byte counts 256 levels in four registers.
  * `companded` bends K first; k = K - 2^15 leaves its levels in the order of signed bytes.
  */
@@ -16,15 +16,15 @@
 
 #ifdef WINDOWS_IN_VECTORS
 
-enum { TOGETHER = 16, AHEAD = 6 };                  /* strings that are copied; columns, of what is fetched before */
+enum { TOGETHER = 16, AHEAD = 16 };               /* strings copied together; columns that are fetched before */
 enum { END = 1 << 10, SLOPE = 25369, STEEP = 3 }; /* of codebooks/column_codes.py */
 
 /* Where 64 windows lie, and what their values are. */
 typedef struct {
-    cuts wide[2];           /* 32 windows each, of 16 bits */
-    __m512i bytes, shifts;  /* of 8 bits from the beginning of each of 64, eight in a word */
-    __m512i times[2];       /* what w is multiplied with */
-    __mmask64 idle;         /* steps without bits */
+    cuts wide[2];          /* 32 windows each, of 16 bits */
+    __m512i bytes, shifts; /* of 8 bits from the beginning of each of 64, eight in a word */
+    __m512i times[2];      /* what w is multiplied with */
+    __mmask64 idle;        /* steps without bits */
     enum { LEVELS, LEVELS_AND_IDLE, COMPANDED } kind;
     int known;
 } layout;

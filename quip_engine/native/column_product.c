@@ -63,18 +63,16 @@ static digits digits_of(const float *x, const column *columns, int64_t count, in
     return d;
 }
 
-/* Bytes of four columns each, from 64 of each: 4-byte numbers of rows 0 to 3, 16 to 19, 32 to 35, 48 to 51; and so on. */
-static inline void bring_together(uint8_t levels[WIDE][BLOCK], int64_t quads)
+/* Bytes of four columns each, from 64 of each: of rows 0 to 3, 16 to 19, 32 to 35, 48 to 51; and so on. */
+static inline void bring_together(uint8_t levels[4][BLOCK], __m512i four[4])
 {
-    for (int64_t i = 0; i < quads; i++) {
-        __m512i *at = (__m512i *)levels[4 * i];
-        const __m512i low = _mm512_unpacklo_epi8(at[0], at[1]), high = _mm512_unpackhi_epi8(at[0], at[1]);
-        const __m512i low2 = _mm512_unpacklo_epi8(at[2], at[3]), high2 = _mm512_unpackhi_epi8(at[2], at[3]);
-        at[0] = _mm512_unpacklo_epi16(low, low2);
-        at[1] = _mm512_unpackhi_epi16(low, low2);
-        at[2] = _mm512_unpacklo_epi16(high, high2);
-        at[3] = _mm512_unpackhi_epi16(high, high2);
-    }
+    const __m512i *at = (const __m512i *)levels;
+    const __m512i low = _mm512_unpacklo_epi8(at[0], at[1]), high = _mm512_unpackhi_epi8(at[0], at[1]);
+    const __m512i low2 = _mm512_unpacklo_epi8(at[2], at[3]), high2 = _mm512_unpackhi_epi8(at[2], at[3]);
+    four[0] = _mm512_unpacklo_epi16(low, low2);
+    four[1] = _mm512_unpackhi_epi16(low, low2);
+    four[2] = _mm512_unpacklo_epi16(high, high2);
+    four[3] = _mm512_unpackhi_epi16(high, high2);
 }
 
 /* y += sums, in 64 rows of which `left` are there. */
@@ -93,12 +91,13 @@ static inline __attribute__((always_inline)) void add_products(uint8_t levels[WI
     for (int j = 0; j < 4; j++)
         for (int d = 0; d < number; d++)
             sum[j][d] = _mm512_set1_epi32(x->offset[d]);
-    for (int64_t i = 0; i < quads; i++)
-        for (int j = 0; j < 4; j++) {
-            const __m512i bytes = _mm512_load_si512(levels[4 * i + j]);
+    for (int64_t i = 0; i < quads; i++) {
+        __m512i four[4];
+        bring_together(levels + 4 * i, four);
+        for (int j = 0; j < 4; j++)
             for (int d = 0; d < number; d++)
-                sum[j][d] = _mm512_dpbusd_epi32(sum[j][d], bytes, _mm512_set1_epi32(x->quads[d][i]));
-        }
+                sum[j][d] = _mm512_dpbusd_epi32(sum[j][d], four[j], _mm512_set1_epi32(x->quads[d][i]));
+    }
     __m512 rows[4];
     for (int j = 0; j < 4; j++) {
         float scale = x->scale;
@@ -126,7 +125,6 @@ static void add_levels(const column_layer *a, const columns *some, const float *
         decode_levels(a, &w->reader, some->levels, some->level_count, s, w->levels);
         for (int64_t t = 0; t < rows; t += BLOCK) {
             uint8_t(*levels)[BLOCK] = w->levels[t / BLOCK];
-            bring_together(levels, quads);
             for (int64_t r = 0; r < b; r++)
                 if (number == DIGITS)
                     add_products(levels, quads, &w->x[r], DIGITS, y + r * a->m + row + t, rows - t);

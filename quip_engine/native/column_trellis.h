@@ -1,7 +1,7 @@
 /* Layers of codebooks/column_trellis.py as the C kernels read them.
  *
- * A column is S strings of B bits, one after the other in one string of bits, lowest bit of a byte first. Element t of a
- * string is the window of L bits that ends at bit end(t + 1), on a circle:
+ * A column is S strings of B bits, one after the other in one string of bits, lowest bit of a byte first. Element t of
+ * a string is the window of L bits that ends at bit end(t + 1), on a circle:
  *
  *     end(t) = floor(t R + 1/2) = (t e + 4) >> 3        e = 8 R: rates are whole eighths, so end(t + 8) = end(t) + e
  *

@@ -45,7 +45,8 @@ static inline __m512i cut(__m512i shifts, __m512i bytes, __m512i block)
     return _mm512_multishift_epi64_epi8(shifts, _mm512_permutexvar_epi8(bytes, block));
 }
 
-/* String s of a column; `codes` from byte `origin` on. `words` is room for one at an end of the codes, or so short that blocks begin before it. */
+/* String s of a column; `codes` from byte `origin` on. `words` is room for one at an end of the codes, or so short that
+ * blocks begin before it. */
 static inline string_bits find_string(const column_layer *a, const column *c, int64_t s, const uint8_t *codes,
                                       int64_t origin, uint64_t words[WORDS])
 {
