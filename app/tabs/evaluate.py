@@ -88,7 +88,7 @@ def _form(desk: Desk, parts: dict[str, Any]) -> list[Any]:
             elem_id="eval-seqlen",
         )
         windows = w.Number(0, label="Windows", info=ALL_WINDOWS, precision=0, min_width=120, elem_id="eval-windows")
-        layers = w.Checkbox(True, label="Each layer alone", info="Finds the layers that cost most.", min_width=220)
+        layers = w.Checkbox(True, label="Each layer alone", info="Finds the layers that cost most.", elem_id="eval-layers")
     if tasks.available():
         chosen_tasks = w.Dropdown(
             list(tasks.TASKS), value=[], multiselect=True, label="Zero-shot tasks", info="Through lm_eval."
