@@ -72,22 +72,6 @@ class Desk:
             return gr.skip()
         return gr.update(choices=choices)
 
-    def take(self, asked: tuple[str, str, int]) -> list[Any]:
-        """The picker for a layer of a run, as a plot of the Monitor names it. An unfinished run is quantized anew."""
-        run_id, words, _ = asked
-        view, _ = self.studio.follower.chosen(run_id)
-        if view is None:
-            return [gr.skip()] * 4
-        run, recipe = view.run, view.run.job.recipe
-        done = run.status == "done" and checkpoint(run).is_dir()
-        source = f"{RUN}{run.id}" if done else f"{MODEL}{run.job.model}"
-        facts, name = self.studio.facts(run.job.model), says.spoken_layer(view, words)
-        layer = next(x for x in facts.linear_layers if x.name == name)
-        word = says.word_of(RecipeConfig(recipe.method, recipe.bits))
-        known = word in (value for _, value in says.recipe_choices())
-        chosen = gr.update(visible=not done, **({"value": word} if known else {}))
-        return [gr.update(choices=says.sources(self.studio), value=source), *self._places(facts, layer), chosen]
-
     def _places(self, facts: ModelFacts, layer: LinearLayer) -> list[Any]:
         blocks = [(str(b), str(b)) for b in range(facts.blocks)]
         projections = says.in_block(facts, layer.block)
@@ -137,6 +121,31 @@ class Desk:
                 yield self._idle()
             except Exception as error:
                 yield {**self._idle(), p["trouble"]: gr.update(value=w.problem(explain(error)), visible=True)}
+
+    def open(self, request: gr.Request, asked: tuple[str, str, int]) -> Iterator[Update]:
+        """The layer of a run that a plot of the Monitor names. An unfinished run is quantized anew."""
+        p, (run_id, words, _) = self.parts, asked
+        try:
+            view, _ = self.studio.follower.chosen(run_id)
+            if view is None:
+                fail("RUN_NOT_FOUND", name=run_id)
+            run, recipe = view.run, view.run.job.recipe
+            facts, name = self.studio.facts(run.job.model), says.spoken_layer(view, words)
+            layer = next(x for x in facts.linear_layers if x.name == name)
+            done = run.status == "done" and checkpoint(run).is_dir()
+            source = f"{RUN}{run.id}" if done else f"{MODEL}{run.job.model}"
+            word = says.word_of(RecipeConfig(recipe.method, recipe.bits))
+            word = word if word in {value for _, value in says.recipe_choices()} else says.USUAL
+            blocks, projections = self._places(facts, layer)
+        except Exception as error:
+            yield {p["trouble"]: gr.update(value=w.problem(explain(error)), visible=True)}
+            return
+        yield {
+            p["source"]: gr.update(choices=says.sources(self.studio), value=source),
+            **{p["block"]: blocks, p["projection"]: projections},
+            p["recipe"]: gr.update(value=word, visible=not done),
+        }
+        yield from self.look(request, source, layer.block, layer.projection, word)
 
     def _streamed(self, steps: Any) -> Any:
         """Progress of a problem's blocks; returns the problem."""

@@ -24,6 +24,7 @@ from quip_engine.probe.facts import LinearLayer
 from quip_engine.race import Finish, pareto_front
 
 OFFERED = (1, 1.5, 2, 2.5, 3, 4, 8)  # bits, where a preset has them
+USUAL = "quip#@2"
 RUN, MODEL = "run:", "model:"  # what the value of the first field begins with
 
 
@@ -150,7 +151,9 @@ def plots(seen: Inspection, layer: str) -> dict[str, str]:
     """Every figure of a layer as the value of its live plot, by name."""
     about_weights, about_loss = in_words(seen)
     drawn = {
-        "maps": figures.weight_maps(seen.maps, layer, _tiles(seen)),
+        "maps": figures.weight_maps(
+            seen.maps, layer, _tiles(seen) if seen.spectrum else f"{_tiles(seen)} {about_loss}"
+        ),
         "histogram": figures.histogram(seen.histogram, layer, about_weights),
         "outliers": figures.outlier_rows(seen.outliers, layer, _outliers(seen)),
         "codebook": figures.codebook(seen.picture, seen.histogram, layer, _codebook(seen)),

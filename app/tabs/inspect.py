@@ -12,8 +12,8 @@ from app import widgets as w
 from app.layer_desk import Desk
 from app.live_plot import live_plot
 from app.page import Choices, Moment, Page, go
+from quip_engine.problem import FEW
 
-USUAL = "quip#@2"
 # One of these at a time on the whole server: they would only slow each other down.
 ALONE: dict[str, Any] = {**w.PRIVATE, "concurrency_id": "inspect", "concurrency_limit": 1}
 
@@ -25,7 +25,7 @@ def build(page: Page) -> dict[str, Any]:
             parts["source"] = w.Dropdown(says.sources(page.studio), value=None, label="Run or model", min_width=200)
             parts["block"] = w.Dropdown([], label="Block", min_width=80)
             parts["projection"] = w.Dropdown([], label="Projection", min_width=110)
-            parts["recipe"] = w.Dropdown(says.recipe_choices(), value=USUAL, label="Quantized with", min_width=150)
+            parts["recipe"] = w.Dropdown(says.recipe_choices(), value=says.USUAL, label="Quantized with", min_width=150)
             parts["look"] = gr.Button("Inspect", variant="primary", size="md", elem_id="look")
         parts["progress"] = w.html(visible=False, elem_id="inspect-progress")
         parts["stop"] = gr.Button("Stop", variant="stop", size="sm", visible=False, elem_id="inspect-stop")
@@ -51,7 +51,7 @@ def _plots(parts: dict[str, Any]) -> None:
             text = "Density at each size, log scale: a Gaussian is a parabola, and an outlier cannot hide."
             parts["histogram"] = live_plot("Distribution", text, legend=marks, height=300, elem_id="plot-histogram")
         with gr.Column(min_width=320):
-            text = "How strongly the inputs use each direction."
+            text = f"How strongly the inputs use each direction: {FEW.samples} windows of text through the original."
             parts["spectrum"] = live_plot("Spectrum of the Hessian", text, height=324, elem_id="plot-spectrum")
     with gr.Row(elem_classes="wide one-one"):
         with gr.Column(min_width=320):
@@ -97,8 +97,7 @@ def connect(page: Page) -> None:
     parts["source"].input(desk.refill, parts["source"], picker[1:], **w.LATEST)
     parts["block"].input(desk.reblock, picker[:2], parts["projection"], **w.LATEST)
     parts["look"].click(desk.look, picker, outputs, **ALONE)
-    taken = asked.change(desk.take, asked, picker, **w.PRIVATE)
-    taken.then(desk.look, picker, outputs, **ALONE)
+    asked.change(desk.open, asked, [*picker, *outputs], **ALONE)
     parts["stop"].click(desk.stop, None, None, queue=False, **w.PRIVATE)
     parts["run"].click(desk.race, [desk.shown, parts["racers"]], outputs, **ALONE)
     parts["halt"].click(desk.stop, None, None, queue=False, **w.PRIVATE)
