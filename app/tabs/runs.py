@@ -19,7 +19,9 @@ from quip_engine.runs import Run
 from quip_engine.runs.sharing import transfer_of
 
 PANELS = ("edit", "export", "push", "delete", "command")
-EACH = {**w.PRIVATE, "trigger_mode": "multiple"}  # clicks in quick succession all count, one after the other
+# Events that change Choices go one after the other, so that none undoes another; clicks in quick succession all count.
+ONE_BY_ONE = {**w.PRIVATE, "concurrency_id": "choices"}
+EACH = {**ONE_BY_ONE, "trigger_mode": "multiple"}
 # Markup that is replaced would lose the focus of its buttons.
 KEEP_FOCUS = """
 let held = '';
@@ -139,9 +141,10 @@ def connect(page: Page) -> None:
         return replace(now, shelf=replace(now.shelf, words=words or ""))
 
     parts["table"].click(act, choices, [choices, page.tabs, parts["trouble"]], **EACH)
-    parts["queue"].click(arrange, None, parts["trouble"], **EACH)
+    parts["queue"].click(arrange, None, parts["trouble"], **{**w.PRIVATE, "trigger_mode": "multiple"})
     parts["proceed"].click(desk.proceed, None, parts["trouble"], **w.PRIVATE)
-    parts["filter"].input(filtered, [choices, parts["filter"]], choices, **w.LATEST)
+    typed = {"inputs": [choices, parts["filter"]], "outputs": choices, **ONE_BY_ONE, **w.LATEST}
+    gr.on(w.edits(parts["filter"]), filtered, **typed)
     _wire_card(page, desk, parts)
     _wire_panels(page, desk, parts)
 
@@ -151,7 +154,7 @@ def _wire_card(page: Page, desk: ShelfDesk, parts: dict[str, Any]) -> None:
     opened = [choices, page.tabs, trouble]
     for name in ("open", "resume"):
         parts[name].click(
-            lambda now, kind=name: desk.act(now, f"{kind}:{desk.chosen(now).id}"), choices, opened, **w.PRIVATE
+            lambda now, kind=name: desk.act(now, f"{kind}:{desk.chosen(now).id}"), choices, opened, **ONE_BY_ONE
         )
     compare = page.built["Compare"]
     parts["compare"].click(desk.to_compare, choices, [page.tabs, compare["left"], compare["right"]], **w.PRIVATE)
@@ -168,13 +171,13 @@ def _wire_panels(page: Page, desk: ShelfDesk, parts: dict[str, Any]) -> None:
     choices, trouble = page.choices, parts["trouble"]
     fields = [parts[name] for name in ("name", "tags", "note", "folder_path", "repo")]
     for name in PANELS:
-        opened = parts[name].click(lambda now, panel=name: desk.panel(panel, now), choices, choices, **w.PRIVATE)
+        opened = parts[name].click(lambda now, panel=name: desk.panel(panel, now), choices, choices, **ONE_BY_ONE)
         opened.then(desk.filled, choices, fields, **w.PRIVATE)
         if name == "command":
             opened.then(None, None, None, js=COPY, **w.PRIVATE)
-    parts["keep"].click(lambda now: desk.panel("", now), choices, choices, **w.PRIVATE)
-    parts["save"].click(desk.describe, [choices, *fields[:3]], [choices, trouble], **w.PRIVATE)
-    parts["do_delete"].click(desk.delete, [choices, parts["with_model"]], [choices, trouble], **w.PRIVATE)
+    parts["keep"].click(lambda now: desk.panel("", now), choices, choices, **ONE_BY_ONE)
+    parts["save"].click(desk.describe, [choices, *fields[:3]], [choices, trouble], **ONE_BY_ONE)
+    parts["do_delete"].click(desk.delete, [choices, parts["with_model"]], [choices, trouble], **ONE_BY_ONE)
     parts["do_export"].click(desk.export, [choices, parts["folder_path"], parts["link"]], trouble, **w.PRIVATE)
     push = [choices, parts["repo"], parts["token"], parts["private"]]
     parts["do_push"].click(desk.push, push, [trouble, parts["token"]], **w.PRIVATE)

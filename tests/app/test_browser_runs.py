@@ -71,7 +71,7 @@ def test_runs_are_found_compared_described_reported_and_deleted(visitor: Visitor
     page.locator("#run-tags input").fill("paper")
     page.click("#run-save")
     visitor.until(lambda: "the good <b>one" in says.inner_text(), 20, "the new name")
-    page.locator("#runs-filter input").fill("PAPER")
+    page.locator("#runs-filter input").press_sequentially("PAPER")
     visitor.until(lambda: page.locator("#runs-table tbody tr").count() == 1, 20, "the filter")
 
     with page.expect_download(timeout=60_000) as download:
@@ -84,6 +84,7 @@ def test_runs_are_found_compared_described_reported_and_deleted(visitor: Visitor
     page.click("#do-delete")
     visitor.until(lambda: "run-2" not in [run.id for run in store.list()], 20, "the run is deleted")
     page.locator("#runs-filter input").fill("")
+    page.locator("#runs-filter input").press("Enter")
     visitor.until(lambda: page.locator("#runs-table tbody tr").count() == 3, 20, "the others stay")
 
 
