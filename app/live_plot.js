@@ -86,7 +86,7 @@ function draw() {
   for (const k of Object.keys(layout)) if (/^[xy]axis\d*$/.test(k)) layout[k] = merge(AXIS, layout[k]);
   drawn = structuredClone(layout);
   layout.uirevision = figure.run || 'static';           // same run: keep the reader's zoom
-  box.setAttribute('aria-label', figure.summary || '');
+  if (figure.summary) box.setAttribute('aria-label', figure.summary);
   const first = !box.data, data = resolve(figure.data);
   Plotly.react(box, data.map(t => derive(t, data)), resolve(layout),
     {displayModeBar: false, responsive: false, doubleClick: 'reset'});

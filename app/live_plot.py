@@ -41,7 +41,7 @@ TEMPLATE = Template("""
     </div>
   </figcaption>
   <div class="plot-legend">$legend</div>
-  <div class="plot" role="img" style="height:${height}px"></div>
+  <div class="plot" role="img" aria-label="$title" style="height:${height}px"></div>
   <p class="plot-foot"></p>
 </figure>
 """)

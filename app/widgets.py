@@ -47,10 +47,14 @@ def note(text: object) -> Html:
 def stats(items: Sequence[tuple[object, object, object]], columns: int = 0) -> Html:
     """Figures in a grid: (label, value, note); one row unless told otherwise."""
     cells = "".join(
-        f'<div class="stat"><dt>{safe(label)}</dt><dd>{safe(value)}</dd><p>{safe(below)}</p></div>'
+        f'<div class="stat"><dt>{safe(label)}</dt><dd>{safe(value)}</dd>{_below(below)}</div>'
         for label, value, below in items
     )
     return Html(f'<dl class="stats" style="--columns:{columns or len(items)}">{cells}</dl>')
+
+
+def _below(text: object) -> str:
+    return f'<dd class="below">{safe(text)}</dd>' if text else ""
 
 
 def facts(items: Sequence[tuple[object, object]]) -> Html:
