@@ -97,31 +97,31 @@ def _card(parts: dict[str, Any]) -> None:
         for name, text in names.items():
             stop = {"variant": "stop"} if name == "delete" else {}
             parts[name] = gr.Button(text, size="sm", elem_classes="quiet", elem_id=f"run-{name}", **stop)
-    with gr.Column(visible=False, elem_classes="panel") as parts["edit_panel"]:
+    with gr.Column(visible=False, elem_classes="drawer") as parts["edit_panel"]:
         parts["name"] = w.Line(label="Name", elem_id="run-name")
         parts["tags"] = w.Line(label="Tags", info="Separated by commas.", elem_id="run-tags")
         parts["note"] = gr.Textbox(label="Note", lines=3, max_lines=8, interactive=True, elem_id="run-note")
         parts["save"] = gr.Button("Save", size="sm", variant="primary", elem_id="run-save")
-    with gr.Column(visible=False, elem_classes="panel") as parts["export_panel"]:
+    with gr.Column(visible=False, elem_classes="drawer") as parts["export_panel"]:
         parts["folder_path"] = w.Line(
             label="New folder", info="It gets a model card beside the files.", elem_id="export-to"
         )
         parts["link"] = w.Checkbox(False, label="Hard links", info="No extra space, on the same disk.")
         parts["do_export"] = gr.Button("Export", size="sm", variant="primary", elem_id="do-export")
-    with gr.Column(visible=False, elem_classes="panel") as parts["push_panel"]:
+    with gr.Column(visible=False, elem_classes="drawer") as parts["push_panel"]:
         parts["repo"] = w.Line(label="Repository", info="owner/name; made if it is not there.", elem_id="push-to")
         parts["token"] = w.Line(
             label="Token", type="password", info="Empty: the one stored on this computer. It is used once and not kept."
         )
         parts["private"] = w.Checkbox(True, label="Private", info="Only you and your organisation see it.")
         parts["do_push"] = gr.Button("Push", size="sm", variant="primary", elem_id="do-push")
-    with gr.Column(visible=False, elem_classes="panel") as parts["delete_panel"]:
+    with gr.Column(visible=False, elem_classes="drawer") as parts["delete_panel"]:
         parts["sizes"] = w.html()
         parts["with_model"] = w.Checkbox(False, label="Delete the model folder, too", elem_id="delete-model")
         with gr.Row(elem_classes="bar"):
             parts["do_delete"] = gr.Button("Delete", size="sm", variant="stop", elem_id="do-delete")
             parts["keep"] = gr.Button("Keep it", size="sm")
-    with gr.Column(visible=False, elem_classes="panel", elem_id="run-command") as parts["command_panel"]:
+    with gr.Column(visible=False, elem_classes="drawer", elem_id="run-command") as parts["command_panel"]:
         parts["line"] = w.html()
     parts["transfer"] = w.html(elem_id="transfer")
     parts["cancel"] = gr.Button("Cancel", size="sm", visible=False, elem_id="cancel-transfer")
