@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from app import forms
-from app.chat import Bench
+from app.bench import Bench
 from app.evaluations import Evaluations
 from app.library import DEMO, Library
 from app.settings import Settings, SettingsFile
@@ -39,7 +39,7 @@ class Studio:
         self.follower = Follower(self.home)
         self.evaluations = Evaluations(self.home)
         self.library = Library(self.home)
-        self.bench = Bench()
+        self.bench = Bench(lambda: self.settings.device)
 
     @property
     def offline(self) -> bool:

@@ -35,23 +35,29 @@ def prepare_prompt(
     A prompt that leaves no room is cut to its last tokens (note ``PROMPT_LONG``): an answer gets ``max_tokens`` or
     half of the context, whichever is less. A template that fails is noted (``BAD_TEMPLATE``) and not used.
     """
+    text, templated, notes = write(tokenizer, asked)
+    ids = tokenizer(text, add_special_tokens=not templated, verbose=False)["input_ids"]
+    ids, context = ids or _beginning(tokenizer), context_length(model)
+    if context is not None and len(ids) > (room := max(context - max_tokens, context // 2)):
+        notes = [*notes, ("PROMPT_LONG", f"The prompt was cut to its last {room} tokens.")]
+        ids = _last(ids, room, tokenizer)
+    return Prompt(tuple(ids), context, templated, tuple(notes))
+
+
+def write(
+    tokenizer: PreTrainedTokenizerBase, asked: str | Sequence[Message]
+) -> tuple[str, bool, list[tuple[str, str]]]:
+    """What a model is given to read for a text or a conversation, whether its template made that, and notes."""
     messages = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
     length = sum(len(message["content"]) for message in messages)
     if length > LONGEST:
         fail("BAD_SETTING", field="prompt", value=f"{length} characters", allowed=f"up to {LONGEST} characters")
-    notes = []
+    plain = "\n\n".join(message["content"] for message in messages)
     try:
         text = _templated(tokenizer, messages)
     except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
-        notes.append(("BAD_TEMPLATE", CATALOGUE["BAD_TEMPLATE"][0].format(reason=error)))
-        text = None
-    plain = "\n\n".join(message["content"] for message in messages)
-    ids = tokenizer(plain if text is None else text, add_special_tokens=text is None, verbose=False)["input_ids"]
-    ids, context = ids or _beginning(tokenizer), context_length(model)
-    if context is not None and len(ids) > (room := max(context - max_tokens, context // 2)):
-        notes.append(("PROMPT_LONG", f"The prompt was cut to its last {room} tokens."))
-        ids = _last(ids, room, tokenizer)
-    return Prompt(tuple(ids), context, text is not None, tuple(notes))
+        return plain, False, [("BAD_TEMPLATE", CATALOGUE["BAD_TEMPLATE"][0].format(reason=error))]
+    return (plain, False, []) if text is None else (text, True, [])
 
 
 def context_length(model: PreTrainedModel) -> int | None:
