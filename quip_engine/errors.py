@@ -46,6 +46,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     ),
     "HUB_GATED": ("{name} asks for a licence.", "Accept the licence on its page first, then try again."),
     "HUB_OFFLINE": ("No connection to the hub, and {name} is not in the local cache.", "Local folders still work."),
+    "HUB_SILENT": ("The hub gives no answer.", "Check the connection; what is on this computer still works."),
     "DOWNLOAD_INCOMPLETE": ("{have} of {want} files of {name} arrived.", "Start again to continue the download."),
     "HASH_MISMATCH": ("{file} is damaged.", "Download it again."),
     "NO_CONFIG": ("{path} has no config.json.", "Choose the folder of a Hugging Face model."),
