@@ -9,10 +9,12 @@ from pathlib import Path
 
 from app import forms
 from app.bench import Bench
+from app.downloads import Downloads
 from app.evaluations import Evaluations
 from app.library import DEMO, Library
 from app.settings import Settings, SettingsFile
 from app.state import Follower
+from app.suggestions import Suggestions
 from quip_engine import runs
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.plan import make_plan
@@ -29,6 +31,8 @@ class Studio:
     follower: Follower = field(init=False)
     evaluations: Evaluations = field(init=False)
     library: Library = field(init=False)
+    downloads: Downloads = field(init=False)
+    suggestions: Suggestions = field(init=False)
     bench: Bench = field(init=False)
     _facts: dict[tuple[str, float], ModelFacts] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -39,6 +43,8 @@ class Studio:
         self.follower = Follower(self.home)
         self.evaluations = Evaluations(self.home)
         self.library = Library(self.home)
+        self.downloads = Downloads(self.home, self.library.forget)
+        self.suggestions = Suggestions()
         self.bench = Bench(lambda: self.settings.device)
 
     @property

@@ -1,4 +1,4 @@
-"""Models: the first screen. One obvious click for a newcomer, the models of this computer below it."""
+"""Models: the first screen. One obvious click for a newcomer; below it models to fetch, and those of this computer."""
 
 from __future__ import annotations
 
@@ -8,27 +8,37 @@ from typing import Any
 
 import gradio as gr
 
+from app import library_views as views
 from app import widgets as w
-from app.fmt import UNKNOWN, count, plural, size
+from app.fmt import count, plural, size
 from app.hero import hero
-from app.library import Entry, model_folders
+from app.model_desk import HIDDEN, check, search
 from app.page import Choices, Moment, Page, go
 from app.state import explain
 from app.studio import Studio
+from app.suggestions import total_memory
+from quip_engine.errors import fail
 from quip_engine.probe import ModelFacts
-from quip_engine.probe.folder import local_folder
 
 LEDE = (
     "<h1>Shrink a language model to 2 bits per weight, and see what is lost.</h1>"
     '<p class="lede">Watch every layer as it shrinks, then talk to the small model beside the original.</p>'
     '<ol class="path"><li>Choose a model</li><li>Quantize</li><li>Compare</li></ol>'
 )
-COLUMNS = [("Model", "text"), ("Architecture", "text"), ("Blocks", "num"), ("Size", "num")]
-COLUMNS += [("Can be quantized", "text"), ("", "act")]
+SUGGESTED, HERE = "Suggested", "On this computer"
+# Rows are drawn anew while bytes arrive; who stands on a button by keyboard stays there.
+KEEP_FOCUS = """
+let stood = null;
+element.addEventListener('focusin', event => { stood = event.target.dataset.action || null; });
+element.addEventListener('focusout', event => { if (event.relatedTarget) stood = null; });
+watch('value', () => requestAnimationFrame(() => {
+  const again = stood && element.querySelector(`[data-action="${CSS.escape(stood)}"]`);
+  if (again && document.activeElement === document.body) again.focus();
+}));
+"""
 
 
 def build(page: Page) -> dict[str, Any]:
-    studio = page.studio
     parts: dict[str, Any] = {"problem": w.html(visible=False)}
     with gr.Row(elem_id="hero", elem_classes="card wide"):
         with gr.Column(scale=6):
@@ -40,52 +50,160 @@ def build(page: Page) -> dict[str, Any]:
                 w.html(w.note(w.Html("A small model, already here.<br>About a minute, no download, no GPU.")))
         with gr.Column(scale=5):
             w.html(hero())
-    with gr.Column(elem_classes="card"):
+    with gr.Column(elem_classes="card", visible=False) as parts["downloads"]:
+        w.html(w.heading("Downloads", level=2))
+        parts["going"] = w.html(js_on_load=w.ACTIONS + KEEP_FOCUS, elem_id="downloads")
+    _lists(page.studio, parts)
+    _another(page.studio, parts)
+    return parts
+
+
+def _lists(studio: Studio, parts: dict[str, Any]) -> None:
+    """Two lists on one card: what could be fetched, and what is here."""
+    with gr.Column(elem_classes="card", elem_id="shelf"):
         with gr.Row(elem_classes="bar"):
-            w.html(w.heading("On this computer", "The demo, the cache of the hub, and the folders you have added."))
-            rescan = gr.Button("Look again", size="sm")
-        parts["shelf"] = w.html(js_on_load=w.ACTIONS)
+            parts["title"] = w.html(_title(here=False))
+            parts["which"] = w.Radio(
+                [SUGGESTED, HERE],
+                value=SUGGESTED,
+                label="Which models",
+                show_label=False,
+                container=False,
+                elem_classes="segmented",
+                scale=0,
+                elem_id="which",
+            )
+            parts["rescan"] = gr.Button("Look again", size="sm", visible=False)
+        parts["suggested"] = w.html(js_on_load=w.ACTIONS + w.SORTED)
+        parts["shelf"] = w.html(js_on_load=w.ACTIONS + w.SORTED, visible=False)
+    outputs = [parts[name] for name in ("title", "suggested", "shelf", "rescan")]
+    parts["which"].change(_switch, parts["which"], outputs, **w.LATEST)
+    parts["rescan"].click(lambda: views.shelf(studio.library.entries()), None, parts["shelf"], **w.PRIVATE)
+
+
+def _another(studio: Studio, parts: dict[str, Any]) -> None:
     with gr.Column(elem_classes="card"):
-        text = "A Hugging Face name such as Qwen/Qwen3-0.6B, or a folder on this computer."
+        text = "A Hugging Face name such as Qwen/Qwen3-0.6B, a folder on this computer, or words to search the hub for."
         w.html(w.heading("Another model", text, 3))
         with gr.Row(elem_classes="bar"):
-            typed = w.Line(
-                placeholder="name or folder",
+            parts["typed"] = typed = w.Line(
+                placeholder="name, folder or words",
                 show_label=False,
                 container=False,
                 label="Model",
                 elem_id="other-model",
             )
-            check = gr.Button("Check", size="md", elem_id="check")
+            button = gr.Button("Check", size="md", elem_id="check")
+            parts["search"] = gr.Button("Search the hub", size="md", elem_id="search", interactive=not studio.offline)
+        parts["offline"] = w.html(visible=False)
         parts["verdict"] = w.html(visible=False, elem_id="verdict")
         parts["use"] = gr.Button("Use this model", variant="primary", size="md", visible=False, scale=0, elem_id="use")
+        parts["get"] = gr.Button("Download", variant="primary", size="md", visible=False, scale=0, elem_id="get")
+        parts["compare"] = gr.Button("Open in Compare", size="md", visible=False, scale=0, elem_id="to-compare")
+        parts["results"] = w.html(js_on_load=w.ACTIONS + w.SORTED, visible=False, elem_id="results")
     parts["checked"] = gr.State("")
-    outputs = [parts["verdict"], parts["use"], parts["checked"], parts["shelf"]]
-    gr.on([check.click, typed.submit], partial(_check, studio), typed, outputs, **w.LATEST)
-    rescan.click(lambda: shelf(studio.library.entries()), None, parts["shelf"], **w.PRIVATE)
-    return parts
+    outputs = _answered(parts)
+    gr.on([button.click, typed.submit], partial(check, studio), typed, outputs, **w.LATEST)
+    parts["search"].click(partial(search, studio), typed, [parts["results"], parts["verdict"]], **w.LATEST)
+
+
+def _answered(parts: dict[str, Any]) -> list[Any]:
+    """What ``check`` gives."""
+    return [parts[name] for name in ("verdict", "use", "get", "compare", "checked", "shelf")]
 
 
 def show(moment: Moment) -> dict[str, Any]:
-    return {"demo": gr.update(interactive=not moment.busy)}
+    studio = moment.studio
+    going, entries = studio.downloads.all(), studio.library.seen()
+    found = studio.suggestions.all()
+    here = {entry.model for entry in entries}
+    busy = {s.model.name for s in found or []} if studio.offline else {d.name for d in going if d.alive}
+    offline = views.FORCED if studio.never_online else views.OFFLINE
+    return {
+        "demo": gr.update(interactive=not moment.busy),
+        "downloads": gr.update(visible=bool(going)),
+        "going": views.downloads(going),
+        "which": gr.update(choices=[SUGGESTED, (f"{HERE} ({len(entries)})", HERE)]),
+        "suggested": views.suggested(found, total_memory(), here, busy),
+        "shelf": views.shelf(entries),
+        "search": gr.update(interactive=not studio.offline),
+        "offline": gr.update(value=w.note(offline), visible=studio.offline),
+    }
 
 
 def connect(page: Page) -> None:
-    """The ways to Quantize, and the demo's straight to the Monitor."""
-    parts, chosen = page.built["Models"], [page.model, page.tabs]
+    """The ways to Quantize and Compare, and the demo's straight to the Monitor."""
+    parts, studio = page.built["Models"], page.studio
+    chosen, progress = [page.model, page.tabs], [parts[name] for name in ("problem", "downloads", "going")]
 
-    def use(event: gr.EventData) -> tuple[str, Any]:
-        return event._data["action"].removeprefix("use:"), go("Quantize")
+    def act(event: gr.EventData) -> tuple[Any, ...]:
+        return _act(studio, event._data["action"])
 
-    parts["shelf"].click(use, None, chosen, **w.PRIVATE)
+    for name in ("shelf", "suggested", "going"):
+        parts[name].click(act, None, [*chosen, *progress], **w.PRIVATE)
+    looked = parts["results"].click(_looked_at, None, parts["typed"], **w.PRIVATE)
+    looked.then(partial(check, studio), parts["typed"], _answered(parts), **w.PRIVATE)
     parts["use"].click(lambda path: (path, go("Quantize")), parts["checked"], chosen, **w.PRIVATE)
-    page.blocks.load(lambda: shelf(page.studio.library.entries()), None, parts["shelf"], **w.PRIVATE)
+    parts["compare"].click(lambda: go("Compare"), None, page.tabs, **w.PRIVATE)
+    parts["get"].click(partial(_start, studio), parts["checked"], progress, **w.PRIVATE)
+    page.blocks.load(partial(_first, studio), None, [parts["which"], parts["shelf"]], **w.PRIVATE)
     outputs = [page.choices, page.tabs, parts["problem"], parts["demo"]]
-    parts["demo"].click(partial(_demo, page.studio, parts["demo"].value), None, outputs, **w.PRIVATE)
+    parts["demo"].click(partial(_demo, studio, parts["demo"].value), None, outputs, **w.PRIVATE)
+
+
+def _first(studio: Studio) -> tuple[str, w.Html]:
+    """A newcomer sees what could be fetched; who has models sees them."""
+    entries = studio.library.entries()
+    return HERE if len(entries) > 1 or studio.offline else SUGGESTED, views.shelf(entries)
+
+
+def _switch(which: str) -> tuple[Any, Any, Any, Any]:
+    here = which == HERE
+    return _title(here=here), gr.update(visible=not here), gr.update(visible=here), gr.update(visible=here)
+
+
+def _title(*, here: bool) -> w.Html:
+    if here:
+        return w.heading("On this computer", "The demo, the cache of the hub, and the folders you have added.")
+    text = f"For {size(total_memory())} of memory. Times are estimates for QuIP# at 2 bits, within a factor of two."
+    return w.heading("Suggested for this computer", text)
+
+
+def _act(studio: Studio, action: str) -> tuple[Any, ...]:
+    """A button of one of the lists: model and tab, or the downloads."""
+    action, _, name = action.partition(":")
+    same = gr.skip()
+    if action == "use":
+        return name, go("Quantize"), same, same, same
+    if action == "compare":
+        return same, go("Compare"), same, same, same
+    if action == "cancel":
+        studio.downloads.cancel(name)
+    elif action == "remove":
+        studio.downloads.remove(name)
+    else:
+        return same, same, *_start(studio, name)
+    return same, same, same, *_going(studio)
+
+
+def _start(studio: Studio, name: str) -> tuple[Any, Any, Any]:
+    """Begin a download, or go on with it."""
+    try:
+        if studio.offline:
+            fail("HUB_OFFLINE", name=name)
+        studio.downloads.start(name)
+    except Exception as error:
+        return gr.update(value=w.problem(explain(error)), visible=True), gr.skip(), gr.skip()
+    return HIDDEN, *_going(studio)
+
+
+def _going(studio: Studio) -> tuple[Any, w.Html]:
+    going = studio.downloads.all()
+    return gr.update(visible=bool(going)), views.downloads(going)
 
 
 def _demo(studio: Studio, label: str) -> Iterator[tuple[Any, Any, Any, Any]]:
-    yield gr.skip(), gr.skip(), gr.update(visible=False), gr.update(value="Starting…", interactive=False)
+    yield gr.skip(), gr.skip(), HIDDEN, gr.update(value="Starting…", interactive=False)
     try:
         studio.start(studio.demo_job())
     except Exception as error:
@@ -95,14 +213,8 @@ def _demo(studio: Studio, label: str) -> Iterator[tuple[Any, Any, Any, Any]]:
     yield Choices(), go("Monitor"), gr.skip(), gr.update(value=label, interactive=False)
 
 
-def shelf(entries: list[Entry]) -> w.Html:
-    rows = []
-    for entry in entries:
-        name = w.joined([entry.name, w.Html(f' <span class="muted">{w.safe(entry.origin)}</span>')])
-        verdict = w.pill("yes", "yes") if entry.supported else w.pill("check to see why not", "tight")
-        action = w.button("Use", f"use:{entry.model}") if entry.supported else ""
-        rows.append([name, entry.family, entry.blocks or UNKNOWN, size(entry.bytes), verdict, action])
-    return w.table(COLUMNS, rows, "Models on this computer", "stack")
+def _looked_at(event: gr.EventData) -> str:
+    return str(event._data["action"].removeprefix("check:"))
 
 
 def facts_line(facts: ModelFacts) -> str:
@@ -112,56 +224,3 @@ def facts_line(facts: ModelFacts) -> str:
     return " · ".join(
         [family, plural(facts.blocks, "block"), layers, f"{count(facts.parameters)} parameters", size(facts.bytes)]
     )
-
-
-def _check(studio: Studio, name: str) -> Iterator[tuple[Any, Any, str, Any]]:
-    """Facts of a typed model, or what is wrong with it. Folders that hold models are remembered."""
-    hidden, same = gr.update(visible=False), gr.skip()
-    yield gr.update(value=_checking(name, studio.offline), visible=True), hidden, "", same
-    try:
-        folder = local_folder(name)
-        inside = model_folders(folder) if folder else []
-        if folder and inside and inside != [folder]:
-            studio.library.add(folder)
-            verdict = w.banner("info", f"{plural(len(inside), 'model')} found in {folder}.", "See the list above.", "")
-            yield gr.update(value=verdict, visible=True), hidden, "", shelf(studio.library.entries())
-            return
-        facts = studio.facts(name)
-    except Exception as error:
-        yield gr.update(value=w.problem(explain(error)), visible=True), hidden, "", same
-        return
-    if folder:
-        studio.library.add(folder)
-    model = str(folder) if folder else facts.name
-    yield (
-        gr.update(value=_verdict(facts), visible=True),
-        gr.update(visible=True),
-        model,
-        shelf(studio.library.entries()),
-    )
-
-
-def _checking(name: str, offline: bool) -> w.Html:
-    local = offline or name.strip()[:1] in ("", "/", ".", "~") or "/" not in name
-    more = "" if local else "A model of the hub that is not here yet is downloaded first; this can take minutes."
-    return w.banner("info", f"Checking {name.strip() or 'the model'}…", more, "")
-
-
-def _verdict(facts: ModelFacts) -> w.Html:
-    layers = plural(len(facts.linear_layers), "linear layer")
-    rows = [
-        ("Architecture", facts.architecture),
-        ("Parameters", count(facts.parameters)),
-        (
-            "Decoder",
-            f"{plural(facts.blocks, 'block')} of width {facts.hidden}, {layers}",
-        ),
-        ("Size on disk", f"{size(facts.bytes)} in {facts.dtype}"),
-        ("Context", f"{facts.context} tokens" if facts.context else UNKNOWN),
-        ("Vocabulary", count(facts.vocabulary) + (", head tied to it" if facts.tied else "")),
-        ("Chat template", "yes" if facts.chat_template else "no: it continues text"),
-        ("Licence", facts.licence or "not stated"),
-    ]
-    rows += [("Note", message) for code, message in facts.warnings if code != "NO_TEMPLATE"]
-    title = w.joined([facts.name, " ", w.pill("can be quantized", "yes")])
-    return w.joined([w.Html('<div class="verdict">'), w.heading(title, "", 3), w.facts(rows), w.Html("</div>")])
