@@ -185,8 +185,8 @@ def _codebook(seen: Inspection) -> str:
         used = seen.picture.points
         text = f"{used.used:,} of the {used.size:,} points are in use; larger dots are used more often. {text}"
     if seen.picture.levels:
-        text = f"The shaded curve is what each level would get if it took the weights next to it. {text}"
-    return text
+        return f"The shaded curve is what each level would get if it took the weights next to it. {text}"
+    return f"{text} Dotted: that limit; grey: evenly spaced levels."
 
 
 # -- the race ----------------------------------------------------------------------------------------------------------

@@ -222,10 +222,12 @@ def codebook(found: Picture, weights: Histogram, layer: str, foot: str = "") -> 
 def _beside(left: Figure, right: Figure) -> Figure:
     """Two figures as panels of one."""
     x, y = right["layout"]["xaxis"], right["layout"]["yaxis"]
-    axes = {"xaxis2": {**x, "domain": [0.64, 1]}, "yaxis2": {**y, "anchor": "x2"}}
+    axes = {"xaxis2": {**x, "domain": [0.64, 1], "anchor": "y2"}, "yaxis2": {**y, "anchor": "x2"}}
+    wide, upper, lower = {"domain": [0, 1]}, {"domain": [0.58, 1]}, {"domain": [0, 0.4]}
+    narrow = {"height": 620, "xaxis": wide, "xaxis2": wide, "yaxis": upper, "yaxis2": lower}
     layout = {**left["layout"], **axes, "xaxis": {**left["layout"]["xaxis"], "domain": [0, 0.5]}}
     data = [*left["data"], *({**trace, "xaxis": "x2", "yaxis": "y2"} for trace in right["data"])]
-    return {"summary": f"{left['summary']} {right['summary']}", "data": data, "layout": layout}
+    return {"summary": f"{left['summary']} {right['summary']}", "data": data, "layout": layout, "narrow": narrow}
 
 
 def _levels(found: Levels, weights: Histogram) -> Figure:
