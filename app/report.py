@@ -37,7 +37,7 @@ PAGE = Template("""<!doctype html>
 style-src 'unsafe-inline'; img-src data: blob:">
 <title>$title</title>
 <style>$tokens
-body { margin: 0; background: var(--bg); font: 14px/1.5 var(--sans); }
+* { box-sizing: border-box; } body { margin: 0; background: var(--bg); font: 14px/1.5 var(--sans); }
 main { display: flex; flex-direction: column; gap: 16px; max-width: 1120px; margin: 0 auto;
   padding: 24px var(--gutter); }
 figure { margin: 0; }
@@ -81,6 +81,8 @@ TITLES = {
     "mu_h": ("Incoherence of the inputs", "The same for the directions the inputs take.", 260),
 }
 
+ENDS = (("diamond", "before"), ("dot", "after the transform"), ("dash", "what a random rotation promises"))
+
 
 def _figures(view: RunView) -> dict[str, Figure]:
     return {name: json.loads(text) for name, text in views.plots(view, None).items() if text}
@@ -109,7 +111,7 @@ def _card(content: w.Html) -> w.Html:
 
 
 def _plot(name: str, title: str, note: str, height: int) -> w.Html:
-    ends = (("diamond", "before"), ("dot", "after the transform")) if name.startswith("mu") else ()
+    ends = ENDS if name.startswith("mu") else ()
     markup = live_plot.TEMPLATE.substitute(title=title, note=note, legend=w.legend(*ends), height=height)
     return w.Html(f'<div id="{name}">{markup}</div>')
 
