@@ -10,6 +10,7 @@ import pytest
 from helpers import tiny_model
 from test_browser import CHROMIUM, QUIET, Visitor, serve, sync_api
 
+from quip_engine import events
 from quip_engine.config import JobConfig
 from quip_engine.runs import Store
 
@@ -24,7 +25,8 @@ def visitor(tmp_path: Path) -> Iterator[Visitor]:
     home, folders = tmp_path / "home", [tiny_model(tmp_path / name, seed=k) for k, name in enumerate(("big", "small"))]
     store = Store(home)
     run = store.create(JobConfig(str(folders[0]), str(folders[1])))
-    store.update(run.id, status="done", result={"out": str(folders[1]), "bits_per_weight": 2.0, "bytes": 1})
+    finished = events.RunFinished(str(folders[1]), "quip#", 2, 2.0, 1, 1.0, 1.0, 0.01)
+    store.update(run.id, status="done", started=1.0, finished=2.0, result=events.to_json(finished))
     with serve(home) as url, sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         visitor = Visitor(browser.new_page(viewport={"width": 1440, "height": 900}), url)
@@ -58,7 +60,7 @@ def test_from_a_run_to_a_verdict(visitor: Visitor) -> None:
 
     with page.expect_download() as download:
         page.get_by_role("button", name="Export CSV").locator("visible=true").click()
-    lines = list(csv.DictReader(Path(download.value.path()).open(encoding="utf-8")))
+    lines = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8").splitlines()))
     assert [float(line["perplexity"]) > 100 for line in lines] == [True, True]  # random weights
 
     page.locator("#eval-windows input").fill("8")
