@@ -225,7 +225,7 @@ def _waits(waiting: Sequence[Run], holders: Sequence[Run], busy: bool) -> str:
         return f"{count} The next one starts by itself when the one at work is done, also with this page closed."
     if holders:
         names = ", ".join(f"{label(run)} is {run.status}" for run in holders)
-        return f"{count} They wait because {names}: resume it, or let the queue go on without it."
+        return f"{count} The queue waits because {names}: resume, or let it go on."
     return f"{count} Nothing is at work now."
 
 

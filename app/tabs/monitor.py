@@ -165,7 +165,7 @@ def show(moment: Moment) -> dict[str, Any]:
         "nothing": gr.update(visible=False),
         "body": gr.update(visible=True),
         "pause": gr.update(visible=view.run.alive, interactive=view.run.status != "stopping"),
-        "stop": gr.update(visible=view.run.alive),
+        "stop": gr.update(visible=view.run.alive and moment.choices.sure != view.run.id),
         "sure": gr.update(visible=view.run.alive and moment.choices.sure == view.run.id),
         "act": gr.update(value=act, visible=view.run.status == "done" or view.run.resumable),
         **views.screen(view, moment.previous, moment.now),

@@ -62,7 +62,10 @@ def stop(run_id: str, home: Path | None = None) -> None:
     deadline = time.monotonic() + STOP_SECONDS
     while (run := store.get(run_id)).alive and run.pid is None and time.monotonic() < deadline:
         time.sleep(0.02)  # it has its lock, and tells its number next
-    if not run.alive or run.pid is None:
+    if not run.alive:
+        return
+    if run.pid is None:  # a machine so busy that the worker has not begun: it will see the note
+        (run.directory / "STOP").touch()
         return
     try:
         worker = psutil.Process(run.pid)
