@@ -6,8 +6,9 @@ number from left to right in each. The eye compares along a lane (depth) and acr
 """
 
 from app.figures.base import Lanes
+from app.figures.codebook import codebook
 from app.figures.guarantee import Guaranteed, guarantee
-from app.figures.layer import codebook, histogram, outlier_rows, spectrum, weight_maps
+from app.figures.layer import histogram, outlier_rows, spectrum, weight_maps
 from app.figures.patches import patches
 from app.figures.run import Point, block_map, incoherence, proxy_loss
 from app.figures.several import losses

@@ -9,17 +9,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from app import fmt
 from app.figures.base import RAMP, Figure, line, log_axis, log_range
 from quip_engine.inspection.numbers import Histogram, Maps8, Outliers, Spectrum
-from quip_engine.inspection.picture import UNIFORM, Distortion, Levels, Picture, Points
 
 PANELS = ("Before", "After the transform", "Error")
 FLOOR = 3e-6  # of a density that is drawn
 AXES = {"l": 52, "r": 8, "t": 8, "b": 44}
 
 
-def _rounded(values: Sequence[float], digits: int = 4) -> list[float]:
+def rounded(values: Sequence[float], digits: int = 4) -> list[float]:
     return [float(f"{v:.{digits}g}") for v in values]
 
 
@@ -83,39 +81,24 @@ def _map(name: str, matrix: NDArray[np.uint8], maps: Maps8, axis: str, *, last: 
 
 def histogram(found: Histogram, layer: str, foot: str = "") -> Figure:
     """Densities on a log axis, where a Gaussian is a parabola and an outlier cannot hide."""
-    x = _rounded(found.centres)
+    x = rounded(found.centres)
     gauss = [math.exp(-v * v / 2) / math.sqrt(2 * math.pi) for v in found.centres]
     seen = [k for k, g in enumerate(gauss) if g > FLOOR]
-    steps = {"type": "scatter", "mode": "lines", "x": x}
-    floor = [FLOOR / 10] * len(x)
-    drawn = {
-        name: _rounded([max(v, f) for v, f in zip(values, floor, strict=True)], 3)
-        for name, values in (("before", found.before), ("after", found.after))
-    }
-    hover = "<br>%{x:.1f} × RMS<br>density <b>%{y:.2e}</b><extra></extra>"
+    after = _steps(x, found.after, "after", "--accent")
     return {
         "run": layer,
         "summary": "Density of the weights before and after the transform, with a Gaussian for comparison.",
         "foot": foot,
         "data": [
-            {
-                **steps,
-                **{"y": drawn["after"], "name": "after", "hovertemplate": f"after{hover}"},
-                **{"fill": "tozeroy", "fillcolor": "--accent-fill"},
-                "line": {"color": "--accent", "width": 1.75, "shape": "hvh"},
-            },
-            {
-                **steps,
-                **{"y": drawn["before"], "name": "before", "hovertemplate": f"before{hover}"},
-                "line": {"color": "--before", "width": 1.75, "shape": "hvh"},
-            },
+            {**after, "fill": "tozeroy", "fillcolor": "--accent-fill"},
+            _steps(x, found.before, "before", "--before"),
             line(
                 "--ink",
                 "Gaussian",
                 width=1.25,
                 dash="dot",
-                x=_rounded([x[k] for k in seen]),
-                y=_rounded([gauss[k] for k in seen], 3),
+                x=rounded([x[k] for k in seen]),
+                y=rounded([gauss[k] for k in seen], 3),
             ),
         ],
         "layout": {
@@ -126,10 +109,18 @@ def histogram(found: Histogram, layer: str, foot: str = "") -> Figure:
     }
 
 
+def _steps(x: list[float], density: Sequence[float], name: str, colour: str) -> Figure:
+    hover = f"{name}<br>%{{x:.1f}} × RMS<br>density <b>%{{y:.2e}}</b><extra></extra>"
+    return {
+        **{"type": "scatter", "mode": "lines", "x": x, "y": rounded([max(v, FLOOR / 10) for v in density], 3)},
+        **{"name": name, "hovertemplate": hover, "line": {"color": colour, "width": 1.75, "shape": "hvh"}},
+    }
+
+
 def outlier_rows(found: Outliers, layer: str, foot: str = "") -> Figure:
     """The largest weight of each row: in the order of rows on the left, by size on the right."""
     low, high = log_range([v for v in (*found.before, *found.after) if v > 0] or [1.0, 10.0])
-    share = _rounded([100 * s for s in found.shares])
+    share = rounded([100 * s for s in found.shares])
     dots = {"type": "scatter", "mode": "markers", "x": found.rows}
     curve = {"type": "scatter", "mode": "lines", "x": share, "xaxis": "x2"}
     at, first = "from row %{x} on", "<br><b>%{y:.1f}</b> × RMS<extra></extra>"
@@ -141,18 +132,18 @@ def outlier_rows(found: Outliers, layer: str, foot: str = "") -> Figure:
         "summary": "The largest weight of each row before and after the transform, by row and sorted.",
         "foot": foot,
         "data": [
-            {**dots, "y": _rounded(found.before), "marker": before, "hovertemplate": f"before, {at}{first}"},
+            {**dots, "y": rounded(found.before), "marker": before, "hovertemplate": f"before, {at}{first}"},
             {
                 **dots,
-                **{"y": _rounded(found.after), "marker": {"size": 5, "color": "--accent"}},
+                **{"y": rounded(found.after), "marker": {"size": 5, "color": "--accent"}},
                 "hovertemplate": f"after, {at}{first}",
             },
             {
-                **{**curve, "y": _rounded(found.sorted_before), "hovertemplate": f"before: {of}{first}"},
+                **{**curve, "y": rounded(found.sorted_before), "hovertemplate": f"before: {of}{first}"},
                 "line": {"color": "--before", "width": 1.75},
             },
             {
-                **{**curve, "y": _rounded(found.sorted_after), "hovertemplate": f"after: {of}{first}"},
+                **{**curve, "y": rounded(found.sorted_after), "hovertemplate": f"after: {of}{first}"},
                 "line": {"color": "--accent", "width": 1.75},
             },
         ],
@@ -172,13 +163,6 @@ def spectrum(found: Spectrum, layer: str, foot: str = "") -> Figure:
     low, high = log_range([low, max(positive, default=1.0), *([found.damping] if found.damping else [])], 0.05)
     damping = [line("--before", "damping", width=1.25, dash="dash", x=[1, found.width], y=[found.damping] * 2)]
     label = _note(0, math.log10(found.damping or 1), "damping", yref="y", xanchor="left", yanchor="bottom")
-    left = found.holding > math.sqrt(found.width)
-    held = _note(
-        math.log10(found.holding),
-        0.97,
-        f" 90 % of the trace in <br> {found.holding} of {found.width} ",
-        **{"xanchor": "right" if left else "left", "yanchor": "top", "align": "right" if left else "left"},
-    )
     shape = {"type": "line", "x0": found.holding, "x1": found.holding, "y0": 0, "y1": 1, "yref": "paper"}
     style = {"line": {"color": "--ink-3", "width": 1, "dash": "dot"}}
     decades = [10**k for k in range(6) if 10**k <= found.width]
@@ -189,7 +173,7 @@ def spectrum(found: Spectrum, layer: str, foot: str = "") -> Figure:
         "data": [
             {
                 **{"type": "scatter", "mode": "lines", "x": found.ranks, "name": "eigenvalues"},
-                "y": _rounded([max(v, low / 10) for v in found.values]),
+                "y": rounded([max(v, low / 10) for v in found.values]),
                 "line": {"color": "--accent", "width": 1.75},
                 "hovertemplate": "direction %{x}<br><b>%{y:.2e}</b> × mean<extra></extra>",
             },
@@ -203,109 +187,14 @@ def spectrum(found: Spectrum, layer: str, foot: str = "") -> Figure:
             },
             "yaxis": log_axis(low, high, "eigenvalue ÷ mean"),
             "shapes": [{**shape, **style}],
-            "annotations": [held, *([label] if found.damping else [])],
+            "annotations": [_held(found), *([label] if found.damping else [])],
         },
     }
 
 
-def codebook(found: Picture, weights: Histogram, layer: str, foot: str = "") -> Figure:
-    """The levels of a scalar codebook, the points of a lattice, or the place of any other beside the limit."""
-    if found.levels:
-        figure = _levels(found.levels, weights)
-    elif found.points:
-        figure = _beside(_points(found.points), _distortion(found.codebook, found.distortion))
-    else:
-        figure = _distortion(found.codebook, found.distortion)
-    return {"run": layer, "foot": foot, **figure}
-
-
-def _beside(left: Figure, right: Figure) -> Figure:
-    """Two figures as panels of one."""
-    x, y = right["layout"]["xaxis"], right["layout"]["yaxis"]
-    axes = {"xaxis2": {**x, "domain": [0.64, 1], "anchor": "y2"}, "yaxis2": {**y, "anchor": "x2"}}
-    wide, upper, lower = {"domain": [0, 1]}, {"domain": [0.58, 1]}, {"domain": [0, 0.4]}
-    narrow = {"height": 620, "xaxis": wide, "xaxis2": wide, "yaxis": upper, "yaxis2": lower}
-    layout = {**left["layout"], **axes, "xaxis": {**left["layout"]["xaxis"], "domain": [0, 0.5]}}
-    data = [*left["data"], *({**trace, "xaxis": "x2", "yaxis": "y2"} for trace in right["data"])]
-    return {"summary": f"{left['summary']} {right['summary']}", "data": data, "layout": layout, "narrow": narrow}
-
-
-def _levels(found: Levels, weights: Histogram) -> Figure:
-    """Shares of the weights on the levels of a row, over the share a cell of that width would hold."""
-    gaps = [b - a for a, b in zip(found.values, found.values[1:], strict=False)]
-    width = sum(gaps) / len(gaps) if gaps else 1.0
-    expected = _rounded([v * width for v in weights.after], 3)
-    stems = [v for level in found.values for v in (level, level, None)]
-    shares = [v for share in found.shares for v in (0, share, None)]
-    return {
-        "summary": f"The {len(found.values)} levels of row {found.row} and the share of its weights on each.",
-        "data": [
-            line("--line-strong", "weights", width=1.25, x=_rounded(weights.centres), y=expected, fill="tozeroy")
-            | {"fillcolor": "--inset"},
-            line("--accent", "level", width=2, x=stems, y=shares),
-            {
-                **{"type": "scatter", "mode": "markers", "x": _rounded(found.values), "y": _rounded(found.shares)},
-                "marker": {"size": 9, "color": "--accent"},
-                "hovertemplate": "level %{x:.2f} × RMS<br><b>%{y:.1%}</b> of the row<extra></extra>",
-            },
-        ],
-        "layout": {
-            "margin": AXES,
-            "xaxis": {"title": {"text": f"weight ÷ RMS, levels of row {found.row}"}, "range": [-4.2, 4.2]},
-            "yaxis": {"title": {"text": "share of the weights"}, "rangemode": "tozero", "tickformat": ".0%"},
-        },
-    }
-
-
-def _points(found: Points) -> Figure:
-    """Neighbouring coordinates of the points in use, as large as they are frequent."""
-    most = max(found.shares)
-    sizes = _rounded([3 + 21 * math.sqrt(share / most) for share in found.shares], 3)
-    return {
-        "summary": f"Pairs of coordinates of the lattice points; {found.used} of {found.size} points are in use.",
-        "data": [
-            {
-                **{"type": "scatter", "mode": "markers", "x": found.x, "y": found.y},
-                "customdata": _rounded([100 * share for share in found.shares], 3),
-                "marker": {"size": sizes, "color": "--accent", "opacity": 0.75, "line": {"width": 0}},
-                "hovertemplate": "(%{x}, %{y})<br><b>%{customdata:.2f} %</b> of the pairs<extra></extra>",
-            }
-        ],
-        "layout": {
-            "margin": AXES,
-            "xaxis": {"title": {"text": "first of two neighbours"}, "range": [-3.2, 3.2], "dtick": 1},
-            "yaxis": {"title": {"text": "second"}, "range": [-3.2, 3.2], "dtick": 1},
-        },
-    }
-
-
-def _distortion(name: str, found: Distortion) -> Figure:
-    """Squared error on a Gaussian source against bits, between evenly spaced levels and the limit."""
-    grid = {**{"type": "scatter", "mode": "markers", "x": list(UNIFORM), "y": list(UNIFORM.values())}}
-    ends = (min(0.9, found.bits - 0.2), max(4.2, found.bits + 0.2))
-    limit = [ends[0] + k * (ends[1] - ends[0]) / 20 for k in range(21)]
-    low, high = log_range([4**-b for b in ends] + [found.mse], 0.04)
-    hover = "<br>%{x:.2f} bits<br>error <b>%{y:.2e}</b><extra></extra>"
-    return {
-        "summary": f"On a Gaussian source {name} errs by {fmt.sci(found.mse)} at {found.bits:.2f} bits; "
-        f"the limit there is {fmt.sci(found.limit)}.",
-        "data": [
-            line("--line-strong", "limit", dash="dot", x=_rounded(limit), y=_rounded([4**-b for b in limit])),
-            {
-                **grid,
-                **{"name": "even levels", "hovertemplate": f"evenly spaced levels{hover}"},
-                "marker": {"size": 7, "color": "--prev", "symbol": "diamond"},
-            },
-            {
-                **{"type": "scatter", "mode": "markers+text", "x": [round(found.bits, 4)], "y": _rounded([found.mse])},
-                **{"text": [f" {name}"], "textposition": "middle right"},
-                **{"textfont": {"size": 12, "color": "--ink"}, "marker": {"size": 10, "color": "--accent"}},
-                "hovertemplate": f"{name}{hover}",
-            },
-        ],
-        "layout": {
-            "margin": AXES,
-            "xaxis": {"title": {"text": "bits per number"}, "range": list(ends), "dtick": 1, "tick0": 1},
-            "yaxis": log_axis(low, high, "squared error on a Gaussian"),
-        },
-    }
+def _held(found: Spectrum) -> Figure:
+    """The words beside the line where nine tenths of the trace are reached, on the side where there is room."""
+    left = found.holding > math.sqrt(found.width)
+    sides = {"xanchor": "right" if left else "left", "yanchor": "top", "align": "right" if left else "left"}
+    words = f" 90 % of the trace in <br> {found.holding} of {found.width} "
+    return _note(math.log10(found.holding), 0.97, words, **sides)

@@ -39,20 +39,8 @@ def race(
         "the table beside it has the numbers.",
         "foot": foot,
         "data": [
-            line(
-                "--line-strong",
-                "limit",
-                dash="dot",
-                x=[round(b, 3) for b, _ in bound],
-                y=[float(f"{v:.4g}") for _, v in bound],
-            ),
-            line(
-                "--accent",
-                "front",
-                width=1.5,
-                x=[round(r.bits, 4) for r in front],
-                y=[float(f"{r.loss:.4g}") for r in front],
-            ),
+            _curve("--line-strong", "limit", bound, dash="dot"),
+            _curve("--accent", "front", [(r.bits, r.loss) for r in front]),
             _marks(rest, "--prev"),
             _marks(front, "--accent"),
         ],
@@ -66,6 +54,11 @@ def race(
             "annotations": _labels(racers, front, HEIGHT / math.log10(high / low), 0.5 * span),
         },
     }
+
+
+def _curve(colour: str, name: str, places: Sequence[tuple[float, float]], dash: str = "solid") -> Figure:
+    x, y = [round(b, 4) for b, _ in places], [float(f"{v:.4g}") for _, v in places]
+    return line(colour, name, dash=dash, x=x, y=y)
 
 
 def _marks(racers: Sequence[Racer], colour: str) -> Figure:
