@@ -15,7 +15,6 @@ from quip_engine.errors import fail
 
 TASKS = ("arc_easy", "arc_challenge", "boolq", "hellaswag", "piqa", "winogrande", "lambada_openai")
 METRICS = ("acc_norm", "acc")  # the one that is stated, first found
-HINT = "Zero-shot tasks come with the extra package lm_eval: pip install lm_eval"
 
 
 def available() -> bool:

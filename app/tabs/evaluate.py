@@ -88,19 +88,23 @@ def _form(desk: Desk, parts: dict[str, Any]) -> list[Any]:
             elem_id="eval-seqlen",
         )
         windows = w.Number(0, label="Windows", info=ALL_WINDOWS, precision=0, min_width=120, elem_id="eval-windows")
-        layers = w.Checkbox(True, label="Each layer alone", info="Finds the layers that cost most.", elem_id="eval-layers")
-    if tasks.available():
-        chosen_tasks = w.Dropdown(
-            list(tasks.TASKS), value=[], multiselect=True, label="Zero-shot tasks", info="Through lm_eval."
+        layers = w.Checkbox(
+            True, label="Each layer alone", info="Finds the layers that cost most.", elem_id="eval-layers"
         )
-        questions = w.Number(100, label="Questions of each task", precision=0)
-    else:
-        chosen_tasks, questions = gr.State([]), gr.State(100)
-        w.html(w.note(w.joined(["Zero-shot tasks come with an extra package: ", w.tag("code", "pip install lm_eval")])))
+    zero_shot = _task_fields()
     parts["price"] = w.html(elem_id="eval-price")
     parts["measure"] = gr.Button("Measure", variant="primary", size="lg", scale=0, elem_id="measure-button")
     parts["seqlen"], parts["own"], parts["source"] = seqlen, own, source
-    return [parts["model"], parts["against"], source, own, seqlen, windows, layers, chosen_tasks, questions]
+    return [parts["model"], parts["against"], source, own, seqlen, windows, layers, *zero_shot]
+
+
+def _task_fields() -> list[Any]:
+    """Tasks of lm_eval and how many questions of each, or how to get them."""
+    if tasks.available():
+        chosen = w.Dropdown(list(tasks.TASKS), value=[], multiselect=True, label="Zero-shot tasks", info="By lm_eval.")
+        return [chosen, w.Number(100, label="Questions of each task", precision=0)]
+    w.html(w.note(w.joined(["Zero-shot tasks come with an extra package: ", w.tag("code", "pip install lm_eval")])))
+    return [gr.State([]), gr.State(100)]
 
 
 def _plots(parts: dict[str, Any]) -> None:
