@@ -88,8 +88,7 @@ def test_runs_are_found_compared_described_reported_and_deleted(visitor: Visitor
     visitor.until(lambda: page.locator("#runs-table tbody tr").count() == 3, 20, "the others stay")
 
 
-@pytest.mark.parametrize("width", [1440, 390])
-def test_a_report_draws_itself_without_a_server(history: Path, tmp_path: Path, width: int) -> None:
+def test_a_report_draws_itself_without_a_server(history: Path, tmp_path: Path) -> None:
     from app.live_plot import PLOTLY_DIR
     from app.report import report
     from app.state import read_view
@@ -100,11 +99,11 @@ def test_a_report_draws_itself_without_a_server(history: Path, tmp_path: Path, w
     problems: list[str] = []
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = browser.new_page(viewport={"width": width, "height": 900})
+        page = browser.new_page(viewport={"width": 390, "height": 900})
         page.on("console", lambda message: problems.append(message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: problems.append(str(error)))
         page.goto(file.as_uri())
         page.wait_for_selector("#mu_h .plot .scatterlayer", timeout=30_000)
-        assert page.evaluate("() => document.documentElement.scrollWidth") <= width
+        assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
         browser.close()
     assert problems == []
