@@ -73,10 +73,12 @@ function derive(trace, all) {                           // what follows from oth
 }
 
 let figure = {}, drawn = {};
+let near = false, stale = true;                       // within reach of the window; not drawn as it is now
 function draw() {
   if (!window.Plotly) return void setTimeout(draw, 50);
   if (!props.value) return void (box.data && Plotly.purge(box));
-  if (!box.offsetWidth) return;                         // hidden tab: the observer below draws later
+  stale = !box.offsetWidth || !near;
+  if (stale) return;                                    // hidden tab, or far below: the observers draw it later
   figure = JSON.parse(props.value);
   const small = figure.narrow && box.offsetWidth < NARROW, {height: tall, ...narrow} = figure.narrow || {};
   box.style.height = small ? `${tall}px` : height;
@@ -105,6 +107,10 @@ element.addEventListener('click', e => {
   if (tool === 'png') Plotly.downloadImage(box, {format: 'png', scale: 2, filename: 'quip-studio'});
   if (tool === 'reset') { Plotly.purge(box); reset.hidden = true; draw(); }
 });
+new IntersectionObserver(seen => {
+  near = seen.at(-1).isIntersecting;
+  if (near && stale) draw();
+}, {rootMargin: '300px'}).observe(box);
 let shown = 0;                                          // width when last seen; 0 while the tab is hidden
 new ResizeObserver(() => {
   const crossed = (shown < NARROW) !== (box.offsetWidth < NARROW);
