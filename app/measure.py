@@ -13,7 +13,7 @@ import torch
 from app import widgets as w
 from app.fmt import plural, rough, size
 from app.forms import whole
-from app.library import cached_models
+from app.library import Entry, Library, cached_models
 from app.machine import memory
 from app.state import explain
 from app.studio import Studio
@@ -33,6 +33,7 @@ ITSELF, NOTHING = "itself", ""  # against the original a model was made from; ag
 LONGEST = 2048  # tokens of a window unless asked for, as in the papers
 SHARE = 0.3  # of the speed of a matrix product that whole passes reach
 FLOAT = 4  # bytes
+SCAN = 30.0  # seconds between two looks at the models of this computer
 START = 8.0  # seconds until the first window
 
 
@@ -48,12 +49,15 @@ class Desk:
             (f"{run.name} · {run.id.replace('-', ' ')}", str(checkpoint(run)))
             for run in self.studio.follower.finished()
         ]
-        return made + [(f"{e.name} · {e.origin}", e.model) for e in self.studio.library.entries()]
+        return made + [(f"{e.name} · {e.origin}", e.model) for e in self._shelf()]
 
     def originals(self) -> list[tuple[str, str]]:
         """What a model may be compared with."""
-        entries = [(f"{e.name} · {e.origin}", e.model) for e in self.studio.library.entries() if e.supported]
+        entries = [(f"{e.name} · {e.origin}", e.model) for e in self._shelf() if e.supported]
         return [("The original it was made from", ITSELF), ("Nothing", NOTHING), *entries]
+
+    def _shelf(self) -> list[Entry]:
+        return _entries(self.studio.library, int(time.time() // SCAN))
 
     def first_choice(self) -> str:
         return self.models()[0][1]
@@ -89,7 +93,7 @@ class Desk:
             source = str(read_manifest(folder).get("model"))
         except QuipError:
             return NOTHING
-        return next((e.model for e in self.studio.library.entries() if source in (e.name, e.model)), NOTHING)
+        return next((e.model for e in self._shelf() if source in (e.name, e.model)), NOTHING)
 
     def price(self, *given: Any) -> w.Html:
         """What an evaluation will take, or what is wrong with the fields."""
@@ -159,6 +163,12 @@ class Desk:
             done = 2 * weights * row.job.seqlen * (2 if row.job.against else 1)
             return START + flops * row.result["passes_seconds"] / done
         return START + flops / (SHARE * _rate())
+
+
+@lru_cache(maxsize=2)
+def _entries(library: Library, _when: int) -> list[Entry]:
+    """Models on this computer, scanned anew now and then."""
+    return library.entries()
 
 
 @lru_cache(maxsize=32)

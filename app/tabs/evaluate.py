@@ -136,7 +136,8 @@ def _wire(page: Page, desk: Desk, form: list[Any], parts: dict[str, Any]) -> Non
     parts["source"].input(lambda source: gr.update(visible=source == OWN), **own).then(**priced)
     fields = [field for field in form if hasattr(field, "input") and field not in (parts["model"], parts["source"])]
     gr.on([event for field in fields for event in w.edits(field)], **priced)
-    page.blocks.load(**priced)
+    newest = {"fn": lambda: gr.update(choices=desk.models(), value=desk.first_choice()), "outputs": parts["model"]}
+    page.blocks.load(**newest, **w.PRIVATE).then(**priced)
     started = {"outputs": [parts["measure"], parts["price"], page.choices], **w.PRIVATE}
     parts["measure"].click(partial(_start, page.studio, desk), [*form, page.choices], **started)
     parts["stop"].click(page.studio.evaluations.stop, None, None, **w.PRIVATE)
@@ -206,7 +207,10 @@ def show(moment: Moment) -> dict[str, Any]:
     shown = evaluations.shown(moment.choices.evaluation)
     found = told.results(evaluations.finished(), moment.studio.follower.runs)
     missing = views.unmeasured(moment.studio.follower.finished(), found)
+    desk = Desk(moment.studio)
     running = {
+        "model": gr.update(choices=desk.models()),
+        "against": gr.update(choices=desk.originals()),
         "trouble": gr.update(value=trouble or "", visible=trouble is not None),
         "working": gr.update(visible=alive),
         "measure": gr.update(interactive=not alive),
