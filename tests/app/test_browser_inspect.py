@@ -22,38 +22,38 @@ def choose(visitor: Visitor, label: str, option: str) -> None:
 def test_a_layer_is_looked_at_raced_and_its_recipe_taken_over(visitor: Visitor) -> None:
     page = visitor.page
     visitor.tab("Inspect")
-    visitor.until(lambda: page.locator("#look").is_visible(), 20, "the picker")
+    visitor.until(lambda: page.locator("#look").is_visible(), 60, "the picker")
     assert page.get_by_text("A layer under the microscope").is_visible()
     choose(visitor, "Block", "2")
     choose(visitor, "Projection", "q")
     page.click("#look")
-    visitor.until(lambda: "Block 2 · q" in page.inner_text("body"), 60, "the layer is shown")
+    visitor.until(lambda: "Block 2 · q" in page.inner_text("body"), 120, "the layer is shown")
     for plot in PLOTS:
-        visitor.until(lambda plot=plot: page.evaluate(DRAWN, plot), 20, f"{plot} is drawn")
+        visitor.until(lambda plot=plot: page.evaluate(DRAWN, plot), 90, f"{plot} is drawn")
         assert page.locator(f"#{plot} .plot").get_attribute("aria-label")
     assert "directions hold 90 %" in page.inner_text("#plot-spectrum")
     assert page.evaluate("() => document.querySelector('#plot-maps .plot').data.map(t => t.z.length)") == [96] * 3
 
     page.click("#run-race")
-    took = visitor.until(lambda: page.evaluate(FINISHED) >= 5, 60, "five methods are through")
+    took = visitor.until(lambda: page.evaluate(FINISHED) >= 5, 120, "five methods are through")
     print(f"five methods on 256 x 256 took {took:.1f} s with their drawing")
-    visitor.until(lambda: page.locator("#run-race").is_enabled(), 60, "the race ends")
+    visitor.until(lambda: page.locator("#run-race").is_enabled(), 120, "the race ends")
     assert page.evaluate(DRAWN, "plot-race")
     page.locator("#race-table tr", has_text="qtip").get_by_role("button").click()
-    visitor.until(lambda: page.locator("#start").is_visible(), 10, "Quantize opens")
-    visitor.until(lambda: "--method qtip" in page.inner_text("#command"), 30, "with the recipe")
+    visitor.until(lambda: page.locator("#start").is_visible(), 60, "Quantize opens")
+    visitor.until(lambda: "--method qtip" in page.inner_text("#command"), 60, "with the recipe")
 
 
 def test_no_width_or_scheme_breaks_it_and_errors_stay(visitor: Visitor) -> None:
     page = visitor.page
     visitor.tab("Inspect")
-    visitor.until(lambda: page.locator("#look").is_visible(), 20, "the picker")
+    visitor.until(lambda: page.locator("#look").is_visible(), 60, "the picker")
     page.click("#look")
-    visitor.until(lambda: page.evaluate(DRAWN, "plot-maps"), 60, "the layer is shown")
+    visitor.until(lambda: page.evaluate(DRAWN, "plot-maps"), 120, "the layer is shown")
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 390, "height": 844})
     stacked = "() => document.querySelector('#plot-maps .plot').layout.yaxis2.domain[1] < .7"
-    visitor.until(lambda: page.evaluate(stacked), 10, "the maps stand below each other")
+    visitor.until(lambda: page.evaluate(stacked), 60, "the maps stand below each other")
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
 
     for _ in range(20):  # without methods there is nothing to race
@@ -61,4 +61,4 @@ def test_no_width_or_scheme_breaks_it_and_errors_stay(visitor: Visitor) -> None:
             break
         cross.first.click()
     page.click("#run-race")
-    visitor.until(lambda: page.locator(".banner", has_text="BAD_SETTING").is_visible(), 20, "the banner")
+    visitor.until(lambda: page.locator(".banner", has_text="BAD_SETTING").is_visible(), 60, "the banner")
