@@ -51,7 +51,8 @@ def build(studio: Studio) -> gr.Blocks:
 
 def launch_options() -> dict[str, Any]:
     """What the page needs from the server: look, scripts, and everything that would reach outside turned off."""
-    head = f"<style>{theme.css_tokens()}</style>{theme.SCRIPT}{live_plot.head()}{compare.ESCAPE_STOPS}"
+    look = f"{theme.window_colour()}<style>{theme.css_tokens()}</style>{theme.SCRIPT}"
+    head = f"{look}{live_plot.head()}{compare.ESCAPE_STOPS}"
     return {
         "theme": theme.theme(),
         "css": (HERE / "style.css").read_text(encoding="utf-8"),
@@ -60,7 +61,8 @@ def launch_options() -> dict[str, Any]:
         "run_history": False,
         "ssr_mode": False,
         "mcp_server": False,
-        "pwa": False,
+        "pwa": True,  # can be installed: a window of its own, with our mark
+        "favicon_path": str(HERE / "icon.svg"),
         "enable_monitoring": False,
         "allowed_paths": [],
         "show_error": True,
