@@ -120,11 +120,11 @@ def _plots(parts: dict[str, Any]) -> None:
         with gr.Column(min_width=320) as parts["along_card"]:
             note = "KL to the original by the number of tokens read before; the band is its standard error."
             parts["along"] = live_plot("Along the text", note, height=343, elem_id="plot-along")
-    with gr.Row(elem_classes="wide one-one") as parts["damage"]:
-        with gr.Column(min_width=320):
+    with gr.Row(elem_classes="wide one-one"):  # its columns are hidden, not the row: its plots would stay empty
+        with gr.Column(min_width=320) as parts["blocks_card"]:
             note = "How far hidden states are from the original's, relative to their size; errors add up."
             parts["blocks"] = live_plot("Block by block", note, height=300, elem_id="plot-blocks")
-        with gr.Column(min_width=320):
+        with gr.Column(min_width=320) as parts["layers_card"]:
             note = "KL that one quantized layer causes in the original, log scale."
             parts["layers"] = live_plot("Each layer alone", note, height=300, elem_id="plot-layers")
 
@@ -238,8 +238,7 @@ def _done(shown: Any, found: list[told.Result]) -> dict[str, Any]:
         "done": gr.update(visible=True),
         "outcome": views.outcome(shown),
         **plots,
-        "along_card": gr.update(visible=bool(plots["along"])),
-        "damage": gr.update(visible=bool(plots["blocks"])),
+        **{f"{name}_card": gr.update(visible=bool(plots[name])) for name in ("along", "blocks", "layers")},
         "worst_card": gr.update(visible=bool(result["worst"])),
         "worst": views.worst(shown) if result["worst"] else "",
     }
