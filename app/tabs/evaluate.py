@@ -120,7 +120,7 @@ def _plots(parts: dict[str, Any]) -> None:
         with gr.Column(min_width=320) as parts["along_card"]:
             note = "KL to the original by the number of tokens read before; the band is its standard error."
             parts["along"] = live_plot("Along the text", note, height=343, elem_id="plot-along")
-    with gr.Row(elem_classes="wide one-one"):  # its columns are hidden, not the row: its plots would stay empty
+    with gr.Row(elem_classes="wide one-one"):
         with gr.Column(min_width=320) as parts["blocks_card"]:
             note = "How far hidden states are from the original's, relative to their size; errors add up."
             parts["blocks"] = live_plot("Block by block", note, height=300, elem_id="plot-blocks")

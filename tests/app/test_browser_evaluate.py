@@ -53,6 +53,7 @@ def test_from_a_run_to_a_verdict(visitor: Visitor) -> None:
     visitor.until(lambda: page.locator("#outcome").is_visible(), 180, "the verdict, after a reload")
     assert "the models agree on" in page.inner_text("#outcome")
     for plot in PLOTS:
+        page.locator(f"#{plot}").scroll_into_view_if_needed()  # plots wait until they are near the window
         visitor.until(lambda plot=plot: page.evaluate(DRAWN, plot), 30, f"{plot} is drawn")
         assert page.locator(f"#{plot} .plot").get_attribute("aria-label")
     assert page.locator("#worst-tokens tbody tr").count() == 10
@@ -69,7 +70,9 @@ def test_from_a_run_to_a_verdict(visitor: Visitor) -> None:
 
     page.locator("#eval-windows input").fill("0")
     page.click("#measure-button")
-    visitor.until(lambda: page.evaluate(DRAWN, "plot-convergence"), 180, "it converges")
+    visitor.until(lambda: page.locator("#plot-convergence").is_visible(), 180, "two windows are scored")
+    page.locator("#plot-convergence").scroll_into_view_if_needed()
+    visitor.until(lambda: page.evaluate(DRAWN, "plot-convergence"), 30, "it converges")
     assert "Evaluating" in visitor.strip()
     page.click("#stop-evaluation")
     visitor.until(lambda: not page.locator("#evaluating").is_visible(), 60, "it stops")
