@@ -8,6 +8,7 @@ The list is kept in ``downloads.json`` of the data directory, so an unfinished o
 
 from __future__ import annotations
 
+import contextlib
 import json
 import threading
 import time
@@ -153,7 +154,8 @@ class Downloads:
                 for d in self._all.values()
                 if d.state != "done"
             ]
-            write_json(self._file, {"downloads": rest})
+            with contextlib.suppress(QuipError):  # a full disk: the bytes are found again without the list
+                write_json(self._file, {"downloads": rest})
 
     def _load(self) -> list[Download]:
         try:

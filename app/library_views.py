@@ -151,6 +151,7 @@ def _offers(item: Download) -> list[tuple[str, str, str]]:
 def told(item: Download) -> str:
     """A download in words."""
     sizes = f"{size(item.arrived)} of {size(item.total)}" if item.total else ""
+    kept = f" · {sizes} are kept" if item.arrived else ""
     match item.state:
         case "asking":
             return "Asking the hub…"
@@ -159,9 +160,9 @@ def told(item: Download) -> str:
             left = f"{eta(item.remaining)} left" if item.speed else "estimating…"
             return " · ".join(part for part in (sizes, pace, left) if part)
         case "paused":
-            return f"Stopped · {sizes} are kept" if sizes else "Stopped"
+            return f"Stopped{kept}"
         case "failed":
-            return f"Failed · {sizes} are kept" if sizes else "Failed"
+            return f"Failed{kept}"
     return f"Done · {size(item.total)}"
 
 
@@ -207,8 +208,8 @@ def packed_verdict(facts: PackedFacts) -> w.Html:
     return _card(facts.name, w.pill("packed already: it runs as it is", "done"), rows)
 
 
-def listing(found: Listing, costs: str = "") -> w.Html:
-    """A model of the hub that is not here. ``costs``: what a run of it would take."""
+def listing(found: Listing) -> w.Html:
+    """A model of the hub that is not here."""
     refusal: QuipError | None = found.refusal
     rows: list[tuple[object, object]] = [
         ("Architecture", found.architecture),
@@ -220,7 +221,6 @@ def listing(found: Listing, costs: str = "") -> w.Html:
         ("Licence", (found.licence or "not stated") + (", to be accepted on its page first" if found.gated else "")),
         ("Fetched", f"{count(found.downloads)} times in the last month"),
     ]
-    rows += [("A run here", costs)] if costs else []
     rows += [("Because", f"{refusal.message} {refusal.hint}")] if refusal else []
     pill = w.pill("cannot be quantized", "no") if refusal else w.pill("can be quantized", "yes")
     return _card(found.name, pill, rows)

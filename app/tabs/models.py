@@ -12,6 +12,7 @@ from app import library_views as views
 from app import widgets as w
 from app.fmt import count, plural, size
 from app.hero import hero
+from app.library import DEMO
 from app.model_desk import HIDDEN, check, search
 from app.page import Choices, Moment, Page, go
 from app.state import explain
@@ -133,19 +134,27 @@ def show(moment: Moment) -> dict[str, Any]:
 
 def connect(page: Page) -> None:
     """The ways to Quantize and Compare, and the demo's straight to the Monitor."""
-    parts, studio = page.built["Models"], page.studio
-    chosen, progress = [page.model, page.tabs], [parts[name] for name in ("problem", "downloads", "going")]
+    parts, studio, beside = page.built["Models"], page.studio, page.built["Compare"]
+    named = {
+        "model": page.model,
+        "tabs": page.tabs,
+        **{name: parts[name] for name in ("problem", "downloads", "going")},
+    }
+    named |= {name: beside[name] for name in ("nothing", "body", "left", "right")}
 
-    def act(event: gr.EventData) -> tuple[Any, ...]:
-        return _act(studio, event._data["action"])
+    def act(event: gr.EventData) -> dict[Any, Any]:
+        return do(event._data["action"])
 
+    def do(action: str) -> dict[Any, Any]:
+        return {named[name]: value for name, value in _act(studio, action).items()}
+
+    outputs = list(named.values())
     for name in ("shelf", "suggested", "going"):
-        parts[name].click(act, None, [*chosen, *progress], **w.PRIVATE)
+        parts[name].click(act, None, outputs, **w.PRIVATE)
+    for name in ("use", "compare", "get"):
+        parts[name].click(lambda model, what=name: do(f"{what}:{model}"), parts["checked"], outputs, **w.PRIVATE)
     looked = parts["results"].click(_looked_at, None, parts["typed"], **w.PRIVATE)
     looked.then(partial(check, studio), parts["typed"], _answered(parts), **w.PRIVATE)
-    parts["use"].click(lambda path: (path, go("Quantize")), parts["checked"], chosen, **w.PRIVATE)
-    parts["compare"].click(lambda: go("Compare"), None, page.tabs, **w.PRIVATE)
-    parts["get"].click(partial(_start, studio), parts["checked"], progress, **w.PRIVATE)
     page.blocks.load(partial(_first, studio), None, [parts["which"], parts["shelf"]], **w.PRIVATE)
     outputs = [page.choices, page.tabs, parts["problem"], parts["demo"]]
     parts["demo"].click(partial(_demo, studio, parts["demo"].value), None, outputs, **w.PRIVATE)
@@ -169,37 +178,39 @@ def _title(*, here: bool) -> w.Html:
     return w.heading("Suggested for this computer", text)
 
 
-def _act(studio: Studio, action: str) -> tuple[Any, ...]:
-    """A button of one of the lists: model and tab, or the downloads."""
+def _act(studio: Studio, action: str) -> dict[str, Any]:
+    """What a button of one of the lists changes, by name."""
     action, _, name = action.partition(":")
-    same = gr.skip()
-    if action == "use":
-        return name, go("Quantize"), same, same, same
-    if action == "compare":
-        return same, go("Compare"), same, same, same
-    if action == "cancel":
-        studio.downloads.cancel(name)
-    elif action == "remove":
-        studio.downloads.remove(name)
-    else:
-        return same, same, *_start(studio, name)
-    return same, same, same, *_going(studio)
+    match action:
+        case "use":
+            return {"model": name, "tabs": go("Quantize")}
+        case "compare":
+            first = {} if studio.follower.finished() else {"left": str(DEMO)}
+            opened = {"nothing": HIDDEN, "body": gr.update(visible=True)}
+            return {"tabs": go("Compare"), "right": name, **opened, **first}
+        case "cancel":
+            studio.downloads.cancel(name)
+        case "remove":
+            studio.downloads.remove(name)
+        case _:
+            return _start(studio, name)
+    return _going(studio)
 
 
-def _start(studio: Studio, name: str) -> tuple[Any, Any, Any]:
+def _start(studio: Studio, name: str) -> dict[str, Any]:
     """Begin a download, or go on with it."""
     try:
         if studio.offline:
             fail("HUB_OFFLINE", name=name)
         studio.downloads.start(name)
     except Exception as error:
-        return gr.update(value=w.problem(explain(error)), visible=True), gr.skip(), gr.skip()
-    return HIDDEN, *_going(studio)
+        return {"problem": gr.update(value=w.problem(explain(error)), visible=True)}
+    return {"problem": HIDDEN, **_going(studio)}
 
 
-def _going(studio: Studio) -> tuple[Any, w.Html]:
+def _going(studio: Studio) -> dict[str, Any]:
     going = studio.downloads.all()
-    return gr.update(visible=bool(going)), views.downloads(going)
+    return {"downloads": gr.update(visible=bool(going)), "going": views.downloads(going)}
 
 
 def _demo(studio: Studio, label: str) -> Iterator[tuple[Any, Any, Any, Any]]:
