@@ -22,7 +22,8 @@ STATES = {
 BUSY = ("queued", "loading", "waiting", "writing")
 CONTINUES = "{name} continues text: it was not taught to answer questions, so begin a sentence for it. "
 CONTINUES += "Each prompt starts anew."
-MOST_ROWS = 12  # of the table of differences
+MOST_ROWS = 10  # of the table of differences
+CONTEXT = 6  # tokens shown before one of them
 
 
 def head(quantized: bool | None, side: int) -> w.Html:
@@ -54,14 +55,15 @@ def answer(room: Room, side: int) -> w.Html:
         return _card(True, body)
     marks = None if room.hidden else _difference(room, turn, model)
     body = w.problem(own.error) if own.error else _text(turn.prompt, own, marks)
-    return _card(own.state == "writing", body) if room.hidden else _card(own.state == "writing", body, *_costs(own))
+    costs = () if room.hidden else _costs(own, marks[1] if marks else "")
+    return _card(own.state == "writing", body, *costs)
 
 
 def _card(busy: bool, *content: w.Html) -> w.Html:
     return w.Html(f'<article class="answer" aria-busy="{str(busy).lower()}">{w.joined(content)}</article>')
 
 
-def _costs(side: Side) -> tuple[w.Html, w.Html]:
+def _costs(side: Side, difference: str) -> tuple[w.Html, w.Html]:
     numbers = w.stats(
         [
             ("Speed", UNKNOWN if side.speed is None else f"{fixed(side.speed, 1)} tok/s", ""),
@@ -72,7 +74,8 @@ def _costs(side: Side) -> tuple[w.Html, w.Html]:
     )
     notes = [sentence for _, sentence in side.notes] + ([f"Runs on {side.runs_on}."] if side.runs_on else [])
     state = STATES[side.state].capitalize() + ("" if side.state in BUSY else ".")
-    return w.note(" ".join([state, *notes])), numbers
+    told = w.note(" ".join([state, *notes]))
+    return w.joined([w.tag("p", difference, "note parts-at") if difference else "", told]), numbers
 
 
 def _you(prompt: str) -> w.Html:
@@ -109,12 +112,13 @@ def _difference(room: Room, turn: Turn, model: int) -> tuple[int, str] | None:
     reading = (other if model == 0 else own).reading
     gap = reading.gaps[place] if reading and len(reading.gaps) > place else None
     exact = gap is not None and gap.choice == (other if model == 0 else own).tokens[place].id
-    cross = ""
+    word, said = _word_at(own, place), _word_at(other, place)
+    mine, theirs = percent(own.tokens[place].probability), percent(other.tokens[place].probability)
     if gap and exact:
         here, there = (gap.p_choice, gap.q) if model == 0 else (gap.q, gap.p_choice)
-        cross = f" This model gave that word {percent(here)}, the other gave this word {percent(there)}."
-    said = f"{percent(own.tokens[place].probability)} here; {room.name(rival)} says “{_word_at(other, place)}” "
-    return place, f"First difference: {said}({percent(other.tokens[place].probability)}).{cross}"
+        mine, theirs = f"{mine} here, {percent(there)} there", f"{theirs} there, {percent(here)} here"
+    name = room.name(rival)
+    return place, f"Token {place + 1} is the first that differs: “{word}” ({mine}); {name} says “{said}” ({theirs})."
 
 
 def _word_at(side: Side, place: int) -> str:
@@ -151,18 +155,22 @@ def differences(reading: Reading, first: str, name: str) -> w.Html:
     for k, gap in enumerate(reading.gaps):
         if gap.same or len(rows) == MOST_ROWS:
             continue
-        context = w.tag("span", "…" + "".join(reading.words[max(0, k - 6) : k]), "context")
-        own, other = _given(reading.words[k], gap.p, gap.q), _given(reading.choices[k], gap.q_choice, gap.p_choice)
-        rows.append([k + 1, context, own, other, sci(gap.kl)])
+        before = " ".join("".join(reading.words[max(0, k - CONTEXT) : k]).split())
+        said = [_word(reading.words[k]), percent(gap.p), percent(gap.q)]
+        would = [_word(reading.choices[k]), percent(gap.p_choice), percent(gap.q_choice)]
+        rows.append([k + 1, w.tag("span", f"… {before}", "context"), *said, *would, sci(gap.kl)])
     if not rows:
         return w.note(f"{name} would have written the same words." if reading.done else "")
-    columns = [("Token", "text"), ("After", "text"), (f"{first} says", "text"), (f"{name} would say", "text")]
-    return w.table([*columns, ("KL", "num")], rows, f"Where {name} would leave the answer", "stack parts")
+    by = [(f"by {first}", "num"), (f"by {name}", "num")]
+    columns = [("Token", "text"), ("After", "text"), (f"{first} says", "text"), *by, (f"{name} would say", "text"), *by]
+    table = w.table([*columns, ("KL", "num")], rows, f"Where {name} would leave the answer", "stack parts")
+    left = sum(not gap.same for gap in reading.gaps) - len(rows)
+    note = w.note(f"The first {len(rows)}; {left} more are in the figure.") if left else ""
+    return w.joined([w.note("Probability of each word, as each model gives it there."), table, note])
 
 
-def _given(word: str, own: float, other: float) -> w.Html:
-    shown = w.tag("code", word.strip() or repr(word)[1:-1])
-    return w.joined([shown, w.tag("span", f" {percent(own)}, the other gives it {percent(other)}", "muted")])
+def _word(word: str) -> w.Html:
+    return w.tag("code", word.strip() or repr(word)[1:-1])
 
 
 def reads(texts: list[tuple[str, str]]) -> w.Html:

@@ -34,6 +34,7 @@ class Forecast:
     needs: tuple[int, ...]
     free: int
     memory: Memory
+    loaded: bool  # all of them are there
 
     @property
     def fits(self) -> bool:
@@ -79,7 +80,7 @@ class Bench:
         needs = {key: answering_bytes(Path(key[0]), tokens, loaded=key in self._models) for key in keys}
         now = memory(self._device())
         spare = sum(loaded.bytes for key, loaded in list(self._models.items()) if key not in needs)
-        return Forecast(tuple(needs[key] for key in dict.fromkeys(keys)), now.free + spare, now)
+        return Forecast(tuple(needs.values()), now.free + spare, now, all(key in self._models for key in keys))
 
     def make_room(self, paths: Sequence[Path]) -> None:
         """Let go of all models but these."""

@@ -62,7 +62,8 @@ def whole(room: Room, score: Sequence[Score]) -> dict[str, Any]:
 def frame(room: Room) -> dict[str, Any]:
     """The parts that change while models write and read."""
     values: dict[str, Any] = {f"{side}_answer": told.answer(room, k) for k, side in enumerate(SIDES)}
-    values["hint"] = w.note(_hint(room))
+    hint = _hint(room)
+    values["hint"] = gr.update(value=w.note(hint), visible=bool(hint))
     return {**values, **_readings(room)}
 
 
@@ -133,6 +134,8 @@ def memory(models: Sequence[Contestant], forecast: Forecast, order: str) -> w.Ht
         return w.banner("warn", "This may not fit", f"{alone}it may fail to load.", "Choose a smaller model.")
     if order == "Never":
         return w.note(f"They answer one after the other, as asked. {all_} {said}.")
+    if forecast.loaded and forecast.fits:
+        return w.note(f"{all_} are loaded: they answer at once.")
     if forecast.fits:
         return w.note(f"{all_} {said}: they answer at once.")
     if order == "Always":

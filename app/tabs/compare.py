@@ -80,7 +80,7 @@ def _ask_bar(parts: dict[str, Any]) -> None:
         for text in SUGGESTIONS:
             chip = gr.Button(text, size="sm", elem_classes="quiet")
             chip.click(lambda value=text: value, None, parts["prompt"], **w.LATEST)
-    parts["hint"] = w.html()
+    parts["hint"] = w.html(visible=False)
     parts["memory"] = w.html(elem_id="fits")
     with gr.Row(elem_classes="bar tools"):
         back = {"again": "Regenerate", "edit": "Edit the last prompt", "clear": "Clear"}
@@ -136,12 +136,12 @@ def _sampling(parts: dict[str, Any]) -> None:
         "temperature": (TEMPERATURE, "Temperature", "0 always takes the likeliest token."),
         "top_p": (usual.top_p, "Top p", "1 keeps every token."),
         "top_k": (usual.top_k, "Top k", "0 keeps every token."),
-        "seed": (usual.seed, "Seed", "All draw with the same random numbers."),
+        "seed": (usual.seed, "Seed", "The same draws for all."),
         "max_tokens": (usual.max_tokens, "Longest answer", "In tokens."),
     }
     for name, (value, label, info) in fields.items():
         parts[name] = w.Number(value, label=label, info=info, min_width=120, elem_id=f"talk-{name}")
-    info = "8-bit is quicker on a CPU, and 0.4 % off."
+    info = "8-bit is quicker, 0.4 % off."
     names = list(PRODUCTS)
     parts["activations"] = w.Dropdown(names, value=names[0], label="Packed layers multiply", info=info, min_width=200)
 

@@ -1,0 +1,37 @@
+import json
+from pathlib import Path
+
+import pytest
+from helpers import edit_json, tiny_model
+
+from quip_engine.errors import QuipError
+from quip_engine.footprint import WORK, answering_bytes
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
+def test_weights_and_caches_are_counted(tmp_path: Path, family: str) -> None:
+    folder = tiny_model(tmp_path, family)
+    weights = round(WORK * (folder / "model.safetensors").stat().st_size)
+    each = answering_bytes(folder, 1, loaded=True)
+    assert answering_bytes(folder, 10) == weights + 10 * each
+    assert answering_bytes(folder, 10**6, loaded=True) == 64 * each  # the context is 64 tokens
+
+
+def test_a_cache_holds_keys_and_values_of_each_block(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    width = config["hidden_size"] // config["num_attention_heads"]
+    expected = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * width * 4
+    assert answering_bytes(folder, 1, loaded=True) == expected
+
+
+def test_what_cannot_answer_is_refused(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    edit_json(folder / "config.json", rope_scaling="nonsense", model_type="nonsense")
+    with pytest.raises(QuipError) as caught:
+        answering_bytes(folder, 1)
+    assert caught.value.code == "LOAD_FAILED"
+    (folder / "config.json").write_text("{")
+    with pytest.raises(QuipError) as caught:
+        answering_bytes(folder, 1)
+    assert caught.value.code == "BAD_CONFIG"
