@@ -35,11 +35,12 @@ RANGE = "() => document.querySelector('#plot-loss .plot').layout.xaxis.range.map
 
 
 @contextmanager
-def serve(home: Path) -> Iterator[str]:
-    """The app as a person starts it, over a data directory; gives its address."""
+def serve(home: Path, *, online: bool = False) -> Iterator[str]:
+    """The app as a person starts it, over a data directory, offline unless told otherwise; gives its address."""
     if CHROMIUM is None:
         pytest.skip("no Chromium: set QUIP_CHROMIUM, or install chromium")
-    command = [sys.executable, "app.py", "--no-browser", "--offline", "--port", "0", "--data-dir", str(home)]
+    command = [sys.executable, "app.py", "--no-browser", "--port", "0", "--data-dir", str(home)]
+    command += [] if online else ["--offline"]
     environment = {**os.environ, "GRADIO_SHARE": "True", "GRADIO_SERVER_NAME": "0.0.0.0"}  # flags win over these
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
