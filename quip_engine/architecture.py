@@ -9,6 +9,7 @@ become linear layers first (``experts``). An encoder is built without the head o
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Iterable
 
@@ -25,6 +26,7 @@ from quip_engine.probe.facts import LinearLayer
 from quip_engine.probe.settings import ENCODERS, SUPPORTED
 
 __all__ = [
+    "BUILDING",
     "SUPPORTED",
     "build_on_meta",
     "decoder_blocks",
@@ -35,6 +37,11 @@ __all__ = [
 ]
 
 
+# transformers and accelerate replace functions of torch.nn for the whole process while they build or read a model, so
+# that a model read meanwhile by another thread would end up without weights: one thread at a time.
+BUILDING = threading.RLock()
+
+
 def build_on_meta(
     config: PretrainedConfig, dtype: torch.dtype = torch.float32, stored: Iterable[str] = ()
 ) -> PreTrainedModel:
@@ -43,7 +50,7 @@ def build_on_meta(
     ``stored`` names the tensors of its files. Runs code of transformers only, never of the model folder.
     """
     auto = AutoModel if config.model_type in ENCODERS else AutoModelForCausalLM
-    with init_empty_weights(include_buffers=False):
+    with BUILDING, init_empty_weights(include_buffers=False):
         model = auto.from_config(config, dtype=dtype, trust_remote_code=False).eval()
     unfuse(model)
     leave_out_pooler(model, stored)

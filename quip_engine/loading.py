@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 from transformers.utils import logging
 
+from quip_engine.architecture import BUILDING
 from quip_engine.errors import fail
 from quip_engine.inference import prepare
 from quip_engine.packed import check_packed
@@ -43,7 +44,8 @@ def load_model(
     logging.disable_progress_bar()
     tokenizer = load_tokenizer(folder)
     try:
-        model = _read(folder, device, dtype, encoder=encoder)
+        with BUILDING:
+            model = _read(folder, device, dtype, encoder=encoder)
     except torch.OutOfMemoryError:
         needed = sum(file.stat().st_size for file in weight_files(folder))
         free = torch.cuda.mem_get_info(device)[0]

@@ -1,10 +1,13 @@
 import json
+import threading
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import FAMILIES, edit_json, tiny_model
+from transformers import AutoConfig
 
+from quip_engine.architecture import build_on_meta
 from quip_engine.errors import QuipError
 from quip_engine.loading import load_model, load_tokenizer
 from quip_engine.prompts import prepare_prompt
@@ -101,3 +104,23 @@ def test_a_panic_of_the_tokenizer_has_a_name(tmp_path: Path, monkeypatch) -> Non
     )
     with pytest.raises(KeyboardInterrupt):
         load_tokenizer(tmp_path)
+
+
+def test_models_are_read_while_others_are_built(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    config, done = AutoConfig.from_pretrained(folder), threading.Event()
+
+    def build() -> None:
+        while not done.is_set():
+            build_on_meta(config)
+
+    builders = [threading.Thread(target=build) for _ in range(2)]
+    for thread in builders:
+        thread.start()
+    try:
+        models = [load_model(folder, CPU)[0] for _ in range(3)]
+    finally:
+        done.set()
+        for thread in builders:
+            thread.join()
+    assert not any(p.is_meta for model in models for p in model.parameters())

@@ -1,0 +1,92 @@
+"""Compare in a real Chromium: two models answer, part, go back, are voted on blindly, and the talk is kept."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from helpers import edit_json, tiny_model
+from test_browser import CHROMIUM, QUIET, Visitor, serve, sync_api
+
+from quip_engine import events
+from quip_engine.config import JobConfig
+from quip_engine.runs import Store
+
+pytestmark = [pytest.mark.browser, pytest.mark.slow]
+DRAWN = "() => Boolean(document.querySelector('#plot-second .plot')?.data?.length)"
+
+
+@pytest.fixture
+def visitor(tmp_path: Path) -> Iterator[Visitor]:
+    """A page over one finished run: what it has made differs from its original in every layer."""
+    home, folders = tmp_path / "home", [tiny_model(tmp_path / name, seed=k) for k, name in enumerate(("big", "small"))]
+    for folder in folders:
+        edit_json(folder / "generation_config.json", eos_token_id=None)
+        edit_json(folder / "tokenizer_config.json", eos_token=None)
+    store = Store(home)
+    run = store.create(JobConfig(str(folders[0]), str(folders[1])))
+    finished = events.RunFinished(str(folders[1]), "quip#", 2, 2.0, 1, 1.0, 1.0, 0.01)
+    store.update(run.id, status="done", started=1.0, finished=2.0, result=events.to_json(finished))
+    with serve(home) as url, sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
+        visitor = Visitor(browser.new_page(viewport={"width": 1440, "height": 900}), url)
+        visitor.open()
+        yield visitor
+        browser.close()
+    assert visitor.problems == []
+
+
+def test_two_models_are_asked_and_judged(visitor: Visitor) -> None:
+    page = visitor.page
+
+    def says(where: str, words: str) -> None:
+        visitor.until(lambda: words in (page.inner_text(where) if page.locator(where).count() else ""), 60, words)
+
+    visitor.tab("Compare")
+    says("#fits", "they answer at once")
+    prompt = page.locator("#prompt textarea")
+    prompt.fill("Once")
+    prompt.press("Shift+Enter")
+    prompt.type("more")
+    assert prompt.input_value() == "Once\nmore"
+    prompt.press("Enter")
+    for side in ("left", "right"):
+        says(f"#answer-{side}", "tok/s")
+    says("#agreement-second", "mean KL")
+    visitor.until(lambda: bool(page.evaluate(DRAWN)), 60, "the figure")
+    assert "KL divergence" in str(page.locator("#plot-second .plot").get_attribute("aria-label"))
+    assert prompt.input_value() == ""
+    page.get_by_text("What the models really read").click()
+    says("#reads", "Once\nmore")
+
+    with page.expect_download() as download:
+        page.click("#talk-json")
+    kept = json.loads(Path(download.value.path()).read_text(encoding="utf-8"))
+    assert [len(kept["models"]), len(kept["turns"])] == [2, 1]
+    page.click("#talk-edit")
+    visitor.until(lambda: prompt.input_value() == "Once\nmore", 60, "the prompt is back")
+    says("#answer-left", "The answer appears here.")
+
+    page.locator("#blind input").check()
+    says("#ballot", "No votes on these models yet.")
+    prompt.press("Enter")
+    visitor.until(lambda: page.locator("#vote-equal").is_enabled(), 60, "the ballot opens")
+    assert not page.locator("#model-left").is_visible()
+    assert "tok/s" not in page.inner_text("#answer-left")
+    page.click("#vote-equal")
+    says("#ballot", "1 vote on these models")
+    says("#answer-left", "tok/s")
+
+    page.click("#add-third")
+    visitor.until(lambda: page.locator("#model-third").is_visible(), 60, "a third side")
+    page.set_viewport_size({"width": 390, "height": 844})
+    assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
+    model = page.locator("#model-third input")
+    model.fill("/nowhere")
+    model.press("Enter")
+    says("#fits", "No file or folder at /nowhere.")
+    prompt.fill("Once")
+    prompt.press("Enter")
+    visitor.until(lambda: page.locator(".banner-error", has_text="NOT_FOUND").is_visible(), 60, "what is wrong")
