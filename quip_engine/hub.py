@@ -17,6 +17,7 @@ from typing import Any, NoReturn, TypeVar, cast
 
 import httpx2
 import huggingface_hub
+from huggingface_hub import constants
 from huggingface_hub.errors import (
     GatedRepoError,
     HfHubHTTPError,
@@ -25,6 +26,7 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
+from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
 from quip_engine.errors import QuipError, fail
@@ -214,7 +216,21 @@ def _download(name: str, revision: str | None, wanted: list[str]) -> Path:
         details = str(error)
     if have < len(wanted):
         fail("DOWNLOAD_INCOMPLETE", details=details, have=have, want=len(wanted), name=name)
+    if revision:
+        remember(name, revision)
     return folder
+
+
+def storage(name: str) -> Path:
+    """Where the cache keeps a model."""
+    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
+
+
+def remember(name: str, revision: str) -> None:
+    """A revision is complete: from now on the cache gives it for the name alone, also without a network."""
+    ref = storage(name) / "refs" / constants.DEFAULT_REVISION
+    ref.parent.mkdir(parents=True, exist_ok=True)
+    ref.write_text(revision, encoding="utf-8")
 
 
 def explain(name: str, error: Exception) -> NoReturn:

@@ -3,8 +3,8 @@
     blobs/ETAG.quip.incomplete  --all bytes, right hash-->  blobs/ETAG  --linked-->  snapshots/REVISION/FILE
 
 The client of the hub throws away what has arrived of a file when its download is cut. Here it stays: the next transfer
-asks for the rest (HTTP Range) and checks the hash of the whole. ``refs/main``, by which the cache finds a model, is
-written when all files are there.
+asks for the rest (HTTP Range) and checks the hash of the whole. The cache gives the model by its name when all files
+are there.
 """
 
 from __future__ import annotations
@@ -33,12 +33,11 @@ from huggingface_hub.errors import (
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
 )
-from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status
 
 from quip_engine.errors import Stopped, fail
 from quip_engine.files import named_errors
-from quip_engine.hub import Listing, explain
+from quip_engine.hub import Listing, explain, remember, storage
 
 PIECE = 2**16  # bytes that are written at a time: what a cut may lose
 TRIES = 3  # connections in a row that bring nothing
@@ -66,13 +65,11 @@ class Transfer:
         ``HUB_NOT_FOUND``, ``HASH_MISMATCH``, ``DISK_FULL`` and ``IO_ERROR``.
         """
         name, folder = self.listing.name, Path()
-        with named_errors(_storage(name), self.listing.bytes or 0), self._named_errors():
+        with named_errors(storage(name), self.listing.bytes or 0), self._named_errors():
             for file in self.listing.files:
                 folder = self._file(file).parent
                 self.finished += 1
-            ref = _storage(name) / "refs" / constants.DEFAULT_REVISION
-            ref.parent.mkdir(parents=True, exist_ok=True)
-            ref.write_text(self.listing.revision, encoding="utf-8")
+            remember(name, self.listing.revision)
         return folder
 
     @contextmanager
@@ -94,7 +91,7 @@ class Transfer:
             return Path(here)
         url = hf_hub_url(name, file, revision=revision)
         about = get_hf_file_metadata(url)
-        blob = _storage(name) / "blobs" / _tag(about)
+        blob = storage(name) / "blobs" / _tag(about)
         if blob.is_file():
             self._count(blob.stat().st_size)
         else:
@@ -158,12 +155,8 @@ class Transfer:
 
 def discard(name: str) -> None:
     """Delete what has arrived of files that are not complete."""
-    for part in (_storage(name) / "blobs").glob(f"*{SUFFIX}"):
+    for part in (storage(name) / "blobs").glob(f"*{SUFFIX}"):
         part.unlink(missing_ok=True)
-
-
-def _storage(name: str) -> Path:
-    return Path(constants.HF_HUB_CACHE) / repo_folder_name(repo_id=name, repo_type="model")
 
 
 def _tag(about: HfFileMetadata) -> str:

@@ -77,6 +77,7 @@ def code_of(call) -> str:
 def test_only_what_a_model_needs_is_fetched(online: SimpleNamespace) -> None:
     assert probe(NAME).name == NAME
     assert sorted(online.asked) == FILES
+    assert (hub.storage(NAME) / "refs" / "main").read_text() == "abc"  # found by its name without a network
 
 
 @pytest.mark.parametrize(
