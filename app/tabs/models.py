@@ -119,16 +119,16 @@ def show(moment: Moment) -> dict[str, Any]:
     found = studio.suggestions.all()
     here = {entry.model for entry in entries}
     busy = {s.model.name for s in found or []} if studio.offline else {d.name for d in going if d.alive}
-    offline = views.FORCED if studio.never_online else views.OFFLINE
+    offline = w.note(views.FORCED if studio.never_online else views.OFFLINE)
     return {
         "demo": gr.update(interactive=not moment.busy),
         "downloads": gr.update(visible=bool(going)),
         "going": views.downloads(going),
         "which": gr.update(choices=[SUGGESTED, (f"{HERE} ({len(entries)})", HERE)]),
-        "suggested": views.suggested(found, total_memory(), here, busy),
+        "suggested": w.joined([offline if studio.offline else "", views.suggested(found, total_memory(), here, busy)]),
         "shelf": views.shelf(entries),
         "search": gr.update(interactive=not studio.offline),
-        "offline": gr.update(value=w.note(offline), visible=studio.offline),
+        "offline": gr.update(value=offline, visible=studio.offline),
     }
 
 
