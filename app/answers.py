@@ -26,12 +26,13 @@ MOST_ROWS = 10  # of the table of differences
 CONTEXT = 6  # tokens shown before one of them
 
 
-def head(quantized: bool | None, side: int) -> w.Html:
+def head(quantized: bool | None, side: int, name: str = "") -> w.Html:
     """Who answers on a side; ``quantized`` None: nobody may know."""
     if quantized is None:
         return w.Html(f'<b class="who">Model {LETTERS[side]}</b>')
     mark, title = ("dot", "Quantized") if quantized else ("diamond", "Original")
-    return w.Html(f'<b class="who"><i class="mark mark-{mark}"></i>{title}</b>')
+    said = f"{title} · {name}" if name else title
+    return w.Html(f'<b class="who"><i class="mark mark-{mark}"></i>{w.safe(said)}</b>')
 
 
 def past(room: Room, side: int) -> w.Html:
@@ -163,10 +164,11 @@ def differences(reading: Reading, first: str, name: str) -> w.Html:
         return w.note(f"{name} would have written the same words." if reading.done else "")
     by = [(f"by {first}", "num"), (f"by {name}", "num")]
     columns = [("Token", "text"), ("After", "text"), (f"{first} says", "text"), *by, (f"{name} would say", "text"), *by]
-    table = w.table([*columns, ("KL", "num")], rows, f"Where {name} would leave the answer", "stack parts")
+    table = w.table([*columns, ("KL", "num")], rows, f"Where {name} would leave the answer", "stack")
     left = sum(not gap.same for gap in reading.gaps) - len(rows)
-    note = w.note(f"The first {len(rows)}; {left} more are in the figure.") if left else ""
-    return w.joined([w.note("Probability of each word, as each model gives it there."), table, note])
+    more = f" The first {len(rows)} places; the figure has {left} more." if left else ""
+    note = w.note(f"Probability of each word, as each model gives it there.{more}")
+    return w.Html(f'<div class="parts">{w.joined([note, table])}</div>')
 
 
 def _word(word: str) -> w.Html:

@@ -227,7 +227,7 @@ class Desk:
     def blinded(self, room: Room, blind: bool) -> Values:
         """The switch: what a blind vote is, or names again."""
         if not blind and not room.busy:
-            room.blind = False
+            room.blind, room.order = False, tuple(range(len(room.models)))
         return {**self._whole(room), "ballot": gr.update(visible=blind or room.blind)}
 
     def kept(self, room: Room, kind: str) -> list[str]:

@@ -40,23 +40,33 @@ def buttons(room: Room) -> dict[str, Any]:
         "stop": gr.update(interactive=room.busy),
         **dict.fromkeys(("again", "edit", "clear"), back),
         **dict.fromkeys(("markdown", "json"), gr.update(interactive=known)),
-        **dict.fromkeys(("blind", "add", "remove"), gr.update(interactive=not room.busy)),
+        "blind": gr.update(interactive=not room.busy),
+        **dict.fromkeys(("add", "remove"), gr.update(interactive=not room.busy and not (room.blind and turns))),
     }
 
 
 def whole(room: Room, score: Sequence[Score]) -> dict[str, Any]:
     """All parts, for the moments when more than the answers has changed."""
-    kinds = [None if room.hidden else room.models[model].quantized for model in room.order] if room.turns else []
-    chosen = gr.update(visible=not (room.hidden and room.turns))
+    models = [room.models[k] for k in room.order] if room.turns else []
+    if room.blind:  # the choices stand where they were made, the answers may not
+        named = {f"{SIDES[k]}_head": told.head(*_shown(room, k)) for k in range(len(models))}
+    else:
+        named = heads([model.quantized for model in models])
+    chosen = gr.update(visible=not (room.blind and room.turns))
     return {
         **buttons(room),
         **{f"{side}_past": told.past(room, k) for k, side in enumerate(SIDES)},
-        **heads(kinds),
+        **named,
         **dict.fromkeys(SIDES, chosen),
         "suggestions": gr.update(visible=not room.turns),
         **_ballot(room, score),
         **frame(room),
     }
+
+
+def _shown(room: Room, side: int) -> tuple[bool | None, int, str]:
+    model = room.models[room.order[side]]
+    return (None, side, "") if room.hidden else (model.quantized, side, model.name)
 
 
 def frame(room: Room) -> dict[str, Any]:
@@ -83,7 +93,7 @@ def _readings(room: Room) -> dict[str, Any]:
     sides = room.turns[-1].sides if room.turns and not room.hidden else []
     for k, part in enumerate(PLOTTED, 1):
         reading = sides[k].reading if k < len(sides) else None
-        values[f"{part}_card"] = gr.update(visible=reading is not None)
+        values[f"{part}_card"] = gr.update(visible=True if reading else "hidden")
         if reading is None:
             continue
         first, name = room.name(0), room.name(k)

@@ -79,6 +79,8 @@ def test_two_models_are_asked_and_judged(visitor: Visitor) -> None:
     says("#ballot", "1 vote on these models")
     says("#answer-left", "tok/s")
 
+    page.locator("#blind input").uncheck()
+    visitor.until(lambda: page.locator("#add-third").is_enabled(), 60, "names again")
     page.click("#add-third")
     visitor.until(lambda: page.locator("#model-third").is_visible(), 60, "a third side")
     page.set_viewport_size({"width": 390, "height": 844})

@@ -121,6 +121,7 @@ def test_a_blind_vote_hides_until_it_is_given(desk: Desk, folders: list[str]) ->
     told = desk.vote(room, "right")
     assert room.vote == room.order[1]
     assert "is tiny-llama" in told["ballot_text"]
+    assert "Original · tiny-llama" in told["left_head"]
     assert desk.vote(room, "left") == {}  # once
     assert [s.better for s in desk.votes.score(room.models)] == [int(room.vote == k) for k in range(2)]
     record = json.loads(desk.kept(room, "json")[1])
