@@ -80,9 +80,9 @@ class Page:
     built: dict[str, dict[str, Any]] = field(default_factory=dict)  # by the title of the tab
 
 
-def ask(job: JobConfig) -> tuple[JobConfig, int]:
-    """A value for ``page.asked``, another one each time."""
-    return job, time.monotonic_ns()
+def ask(job: JobConfig) -> tuple[dict[str, Any], int]:
+    """A value for ``page.asked``, another one each time; as JSON, since Gradio hashes what a state holds."""
+    return job.to_json(), time.monotonic_ns()
 
 
 def go(name: str) -> Any:

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from gradio.utils import deep_hash
 from helpers import tiny_model
 from story import layer, layer_names, started, tell
 
@@ -50,7 +51,9 @@ def test_a_layer_of_a_model_is_shown_and_raced(tmp_path: Path) -> None:
     raced = last(answers.race(PAGE, shown["shown"], ["quip#@2", "optq@3"]))
     assert raced["table"].count("data-action") == 2
     assert raced["run"]["interactive"] is True
-    (job, _), tab = answers.use(shown["shown"], SimpleNamespace(_data={"action": "optq@3"}))  # type: ignore[arg-type]
+    (asked, _), tab = answers.use(shown["shown"], SimpleNamespace(_data={"action": "optq@3"}))  # type: ignore[arg-type]
+    job = JobConfig.from_json(asked)
+    assert deep_hash((asked, 0)) == deep_hash((job.to_json(), 0))  # as a state it is hashed
     assert (job.model, job.recipe, tab.selected) == (model, RecipeConfig("optq", 3), "Quantize")
 
 
