@@ -29,6 +29,7 @@ def test_a_layer_is_looked_at_raced_and_its_recipe_taken_over(visitor: Visitor) 
     page.click("#look")
     visitor.until(lambda: "Block 2 · q" in page.inner_text("body"), 120, "the layer is shown")
     for plot in PLOTS:
+        page.locator(f"#{plot}").scroll_into_view_if_needed()  # far below the window they wait
         visitor.until(lambda plot=plot: page.evaluate(DRAWN, plot), 90, f"{plot} is drawn")
         assert page.locator(f"#{plot} .plot").get_attribute("aria-label")
     assert "directions hold 90 %" in page.inner_text("#plot-spectrum")
@@ -38,7 +39,8 @@ def test_a_layer_is_looked_at_raced_and_its_recipe_taken_over(visitor: Visitor) 
     took = visitor.until(lambda: page.evaluate(FINISHED) >= 5, 120, "five methods are through")
     print(f"five methods on 256 x 256 took {took:.1f} s with their drawing")
     visitor.until(lambda: page.locator("#run-race").is_enabled(), 120, "the race ends")
-    assert page.evaluate(DRAWN, "plot-race")
+    page.locator("#plot-race").scroll_into_view_if_needed()
+    visitor.until(lambda: page.evaluate(DRAWN, "plot-race"), 60, "the race is drawn")
     page.locator("#race-table tr", has_text="qtip").get_by_role("button").click()
     visitor.until(lambda: page.locator("#start").is_visible(), 60, "Quantize opens")
     visitor.until(lambda: "--method qtip" in page.inner_text("#command"), 60, "with the recipe")
@@ -52,6 +54,7 @@ def test_no_width_or_scheme_breaks_it_and_errors_stay(visitor: Visitor) -> None:
     visitor.until(lambda: page.evaluate(DRAWN, "plot-maps"), 120, "the layer is shown")
     page.emulate_media(color_scheme="dark")
     page.set_viewport_size({"width": 390, "height": 844})
+    page.locator("#plot-maps").scroll_into_view_if_needed()
     stacked = "() => document.querySelector('#plot-maps .plot').layout.yaxis2.domain[1] < .7"
     visitor.until(lambda: page.evaluate(stacked), 60, "the maps stand below each other")
     assert page.evaluate("() => document.documentElement.scrollWidth") <= 390
