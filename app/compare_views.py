@@ -93,15 +93,15 @@ def _readings(room: Room) -> dict[str, Any]:
     sides = room.turns[-1].sides if room.turns and not room.hidden else []
     for k, part in enumerate(PLOTTED, 1):
         reading = sides[k].reading if k < len(sides) else None
-        values[f"{part}_card"] = gr.update(visible=True if reading else "hidden")
         if reading is None:
+            values |= dict.fromkeys((part, f"{part}_title", f"{part}_table"), "")
             continue
         first, name = room.name(0), room.name(k)
         if reading.gaps and reading.done:
             words = [None if gap.same else word for gap, word in zip(reading.gaps, reading.choices, strict=False)]
             kl = [gap.kl for gap in reading.gaps]
             run = f"{len(room.turns)} {room.turns[-1].prompt[:40]} {k}"
-            values[part] = dumps({**divergence(reading.words, kl, words, name, run)})
+            values[part] = dumps(divergence(reading.words, kl, words, name, run))
             values[f"{part}_table"] = told.differences(reading, first, name)
         values[f"{part}_title"] = w.heading(f"Where {name} parts", told.agreement(reading, first, name), 3)
     return values

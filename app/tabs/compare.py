@@ -100,8 +100,7 @@ def _ballot(parts: dict[str, Any]) -> None:
 
 
 def _reading(parts: dict[str, Any], part: str) -> None:
-    # in the page from the start: a plot that is mounted by the event that brings its value does not see it
-    with gr.Column(visible="hidden", elem_classes="card reading") as parts[f"{part}_card"]:
+    with gr.Column(elem_classes="card reading"):  # style.css hides it while it has no heading
         parts[f"{part}_title"] = w.html(elem_id=f"agreement-{part}")
         legend = w.legend(("dot", "would say the same word"), ("error", "would say the word written there"))
         note = "KL divergence of its next-token prediction from the first model's, along the first model's answer."

@@ -55,6 +55,7 @@ def test_two_models_are_asked_and_judged(visitor: Visitor) -> None:
     for side in ("left", "right"):
         says(f"#answer-{side}", "tok/s")
     says("#agreement-second", "mean KL")
+    page.locator("#plot-second").scroll_into_view_if_needed()  # far below the window it would wait
     visitor.until(lambda: bool(page.evaluate(DRAWN)), 60, "the figure")
     assert "KL divergence" in str(page.locator("#plot-second .plot").get_attribute("aria-label"))
     assert prompt.input_value() == ""
