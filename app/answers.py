@@ -145,7 +145,8 @@ def agreement(reading: Reading, first: str, name: str) -> str:
         return f"{name} reads the answer…"
     same = sum(gap.same for gap in found)
     much = f"{same} of {plural(len(found), 'token')} ({100 * same_share(found):.1f} %)"
-    more = "" if reading.done else " So far."
+    part = f" Only the first part of {reading.tokens} tokens was read, to save memory."
+    more = " So far." if not reading.done else part if len(found) < reading.tokens else ""
     said = f"Reading {first}'s answer, {name} would have said the same {much}; mean KL {sci(mean_kl(found))} nats."
     return f"{said} Measured along one text, so an early difference does not count twice.{more}"
 

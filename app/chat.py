@@ -77,6 +77,7 @@ class Reading:
     gaps: list[Gap] = field(default_factory=list)
     words: list[str] = field(default_factory=list)  # of the answer
     choices: list[str] = field(default_factory=list)  # what it would have said
+    tokens: int = 0  # of the whole answer; of a long one only the first part is read
     done: bool = False
     error: QuipError | None = None
 
@@ -204,7 +205,7 @@ def _read(get: Get, first: Side, side: Side, reference: Sequence[Tensor], questi
     """Let a model read the first answer."""
     if side.error or question.stop.is_set() or side.vocabulary != first.vocabulary:
         return
-    side.reading = reading = Reading()
+    side.reading = reading = Reading(tokens=len(first.tokens))
     try:
         loaded, answer = get(), [token.id for token in first.tokens]
         other = predictions(loaded.model, first.prompt, answer)
