@@ -52,7 +52,7 @@ def verdict(view: RunView) -> w.Html:
     """One or two sentences: how far the run is from what is possible, and what feedback did."""
     found = [(x, *lines_of(x)) for x in view.layers.values() if x.theory]
     if not found:
-        return w.note("Told as soon as the first layer is finished.")
+        return w.note("Told as soon as the first layer is finished." if view.run.alive else "This run recorded none.")
     above = [t.distance for _, t, _ in found if t.distance is not None]
     share = [x.rel_proxy / b.limit for x, _, b in found if b.limit]
     left = [t.feedback for _, t, _ in found if t.feedback is not None]

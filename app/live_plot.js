@@ -73,7 +73,7 @@ function derive(trace, all) {                           // what follows from oth
 }
 
 let figure = {}, drawn = {};
-let near = false, stale = true;                       // within reach of the window; not drawn as it is now
+let near = !!window.quipDrawAll, stale = true;        // within reach of the window; not drawn as it is now
 function draw() {
   if (!window.Plotly) return void setTimeout(draw, 50);
   if (!props.value) return void (box.data && Plotly.purge(box));
@@ -108,7 +108,7 @@ element.addEventListener('click', e => {
   if (tool === 'reset') { Plotly.purge(box); reset.hidden = true; draw(); }
 });
 new IntersectionObserver(seen => {
-  near = seen.at(-1).isIntersecting;
+  near = seen.at(-1).isIntersecting || !!window.quipDrawAll;
   if (near && stale) draw();
 }, {rootMargin: '300px'}).observe(box);
 let shown = 0;                                          // width when last seen; 0 while the tab is hidden

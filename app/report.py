@@ -48,6 +48,7 @@ $style</style></head>
 <body class="gradio-container"><main>$body</main>
 <script>$plotly</script>
 <script>
+window.quipDrawAll = true;                                // a file may be printed
 const dark = matchMedia('(prefers-color-scheme: dark)');
 const mode = () => document.body.classList.toggle('dark', dark.matches);
 mode();

@@ -40,7 +40,7 @@ def test_the_figure_has_every_line_and_the_table_every_layer(tmp_path):
 def test_logs_without_theory_show_none(tmp_path):
     run = view(tmp_path, {})
     assert guarantee.plot(run) == ""
-    assert "as soon as" in guarantee.verdict(run)
+    assert "as soon as" in guarantee.verdict(run)  # it has just been started
     assert "–" in guarantee.table(run)
 
 
