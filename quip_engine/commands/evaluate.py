@@ -87,7 +87,12 @@ def _measured(
             _progress(index + 1, len(tokens))
     result = running.evaluation()
     _print(result)
-    record: dict[str, Any] = {"tokens": result.tokens, "windows": result.windows, "seqlen": result.seqlen, **result.figures()}
+    record: dict[str, Any] = {
+        "tokens": result.tokens,
+        "windows": result.windows,
+        "seqlen": result.seqlen,
+        **result.figures(),
+    }
     if errors:
         record["blocks"] = errors.result()
     if options.positions:
