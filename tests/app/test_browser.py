@@ -109,16 +109,23 @@ class Visitor:
         return int(self.page.evaluate(POINTS))
 
 
-@pytest.fixture
-def visitor(server: str) -> Iterator[Visitor]:
+@contextmanager
+def visiting(url: str) -> Iterator[Visitor]:
+    """A visitor whose page is open, and who must have met no problem in the end."""
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
         page = browser.new_page(viewport={"width": 1440, "height": 900})
-        visitor = Visitor(page, server)
+        visitor = Visitor(page, url)
         visitor.open()
         yield visitor
         browser.close()
     assert visitor.problems == []
+
+
+@pytest.fixture
+def visitor(server: str) -> Iterator[Visitor]:
+    with visiting(server) as visitor:
+        yield visitor
 
 
 def test_from_the_first_screen_to_a_chat(visitor: Visitor) -> None:

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 from helpers import edit_json, tiny_model
-from test_browser import CHROMIUM, QUIET, Visitor, serve, sync_api
-
-from quip_engine import events
-from quip_engine.config import JobConfig
-from quip_engine.runs import Store
+from story import tell_finished
+from test_browser import Visitor, serve, visiting
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 DRAWN = "() => Boolean(document.querySelector('#plot-second .plot')?.data?.length)"
@@ -25,17 +22,9 @@ def visitor(tmp_path: Path) -> Iterator[Visitor]:
     for folder in folders:
         edit_json(folder / "generation_config.json", eos_token_id=None)
         edit_json(folder / "tokenizer_config.json", eos_token=None)
-    store = Store(home)
-    run = store.create(JobConfig(str(folders[0]), str(folders[1])))
-    finished = events.RunFinished(str(folders[1]), "quip#", 2, 2.0, 1, 1.0, 1.0, 0.01)
-    store.update(run.id, status="done", started=1.0, finished=2.0, result=events.to_json(finished))
-    with serve(home) as url, sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        visitor = Visitor(browser.new_page(viewport={"width": 1440, "height": 900}), url)
-        visitor.open()
+    tell_finished(home, *folders)
+    with serve(home) as url, visiting(url) as visitor:
         yield visitor
-        browser.close()
-    assert visitor.problems == []
 
 
 def test_two_models_are_asked_and_judged(visitor: Visitor) -> None:

@@ -8,11 +8,8 @@ from pathlib import Path
 
 import pytest
 from helpers import tiny_model
-from test_browser import CHROMIUM, QUIET, Visitor, serve, sync_api
-
-from quip_engine import events
-from quip_engine.config import JobConfig
-from quip_engine.runs import Store
+from story import tell_finished
+from test_browser import Visitor, serve, visiting
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 DRAWN = "id => Boolean(document.querySelector(`#${id} .plot`)?.data?.length)"
@@ -23,17 +20,9 @@ PLOTS = ("plot-size", "plot-along", "plot-blocks", "plot-layers")
 def visitor(tmp_path: Path) -> Iterator[Visitor]:
     """A page over one finished run: what it has made differs from its original in every layer."""
     home, folders = tmp_path / "home", [tiny_model(tmp_path / name, seed=k) for k, name in enumerate(("big", "small"))]
-    store = Store(home)
-    run = store.create(JobConfig(str(folders[0]), str(folders[1])))
-    finished = events.RunFinished(str(folders[1]), "quip#", 2, 2.0, 1, 1.0, 1.0, 0.01)
-    store.update(run.id, status="done", started=1.0, finished=2.0, result=events.to_json(finished))
-    with serve(home) as url, sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        visitor = Visitor(browser.new_page(viewport={"width": 1440, "height": 900}), url)
-        visitor.open()
+    tell_finished(home, *folders)
+    with serve(home) as url, visiting(url) as visitor:
         yield visitor
-        browser.close()
-    assert visitor.problems == []
 
 
 def test_from_a_run_to_a_verdict(visitor: Visitor) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from story import tell
-from test_browser import CHROMIUM, QUIET, Visitor, serve, sync_api
+from test_browser import CHROMIUM, QUIET, Visitor, serve, sync_api, visiting
 
 from quip_engine.runs import Store
 
@@ -35,14 +35,8 @@ def history(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def visitor(history: Path) -> Iterator[Visitor]:
-    with serve(history) as url, sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=QUIET)
-        page = browser.new_page(viewport={"width": 1440, "height": 900})
-        visitor = Visitor(page, url)
-        visitor.open()
+    with serve(history) as url, visiting(url) as visitor:
         yield visitor
-        browser.close()
-    assert visitor.problems == []
 
 
 def test_runs_are_found_compared_described_reported_and_deleted(visitor: Visitor, history: Path) -> None:
