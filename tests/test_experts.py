@@ -8,7 +8,7 @@ from helpers import EXPERTS, made_up_text, tiny_model
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
-from quip_engine import events, pipeline
+from quip_engine import block_work, events
 from quip_engine.activations import Activations, block_hessians
 from quip_engine.checkpoint import read_manifest
 from quip_engine.config import CalibrationConfig, JobConfig
@@ -153,14 +153,14 @@ def test_experts_that_no_token_reached_are_named_in_the_result(tmp_path, family)
 @pytest.mark.parametrize("family", EXPERTS)
 def test_an_expert_that_stayed_dense_is_not_merged(tmp_path, family, monkeypatch):
     """Its name in the file is one that transformers would merge with those of other experts."""
-    real = pipeline.quantize_weight
+    real = block_work.quantize_weight
 
     def fails_for_one(W, H, recipe, *, name, **rest):
         if name.endswith(("experts.1.gate_proj", "experts.1.up_proj", "experts.1.down_proj")):
             fail("WIDTH_UNSUPPORTED", name=name, reason="it is too odd", remedy="Leave it out.")
         return real(W, H, recipe, name=name, **rest)
 
-    monkeypatch.setattr(pipeline, "quantize_weight", fails_for_one)
+    monkeypatch.setattr(block_work, "quantize_weight", fails_for_one)
     folder = tiny_model(tmp_path, family)
     out, _ = quantized(folder, tmp_path)
     packed, dense = load(out), load(folder)

@@ -8,7 +8,7 @@ from helpers import made_up_text, tiny_model
 from transformers import AutoModelForCausalLM
 
 import quip_engine  # noqa: F401 - registers the format
-from quip_engine import events, pipeline
+from quip_engine import block_work, events
 from quip_engine.checkpoint import read_manifest
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.errors import QuipError, Stopped, fail
@@ -140,14 +140,14 @@ def test_the_manifest_tells_what_was_done(tmp_path, text):
 
 def test_a_layer_that_cannot_be_quantized_is_named_and_kept(tmp_path, text, monkeypatch):
     model, out = tiny_model(tmp_path), tmp_path / "out"
-    real = pipeline.quantize_weight
+    real = block_work.quantize_weight
 
     def fails_on_values(W, H, recipe, *, name, **rest):
         if name.endswith("v_proj"):
             fail("WIDTH_UNSUPPORTED", name=name, reason="it is too odd", remedy="Leave it out.")
         return real(W, H, recipe, name=name, **rest)
 
-    monkeypatch.setattr(pipeline, "quantize_weight", fails_on_values)
+    monkeypatch.setattr(block_work, "quantize_weight", fails_on_values)
     found = run(job_for(model, out, text), tmp_path / "work")
     names = [f"model.layers.{i}.self_attn.v_proj" for i in range(2)]
     assert [e.name for e in found if isinstance(e, events.LayerSkipped)] == names
@@ -161,7 +161,7 @@ def test_a_run_that_could_do_no_layer_is_refused(tmp_path, text, monkeypatch):
     def fails(W, H, recipe, *, name, **rest):
         fail("QUANT_UNSTABLE", name=name, reason="it is all noise")
 
-    monkeypatch.setattr(pipeline, "quantize_weight", fails)
+    monkeypatch.setattr(block_work, "quantize_weight", fails)
     with pytest.raises(QuipError) as caught:
         run(job_for(tiny_model(tmp_path), tmp_path / "out", text), tmp_path / "work")
     assert caught.value.code == "NOTHING_QUANTIZED"

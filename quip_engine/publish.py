@@ -1,0 +1,63 @@
+"""The finished model: what lies outside the blocks is added, and the folder appears in one rename."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from torch import Tensor
+
+from quip_engine.block_work import stored
+from quip_engine.checkpoint import assemble, quantization_config, write_tensors
+from quip_engine.layer import LayerFormat
+from quip_engine.plan import Plan
+from quip_engine.skeleton import Skeleton
+from quip_engine.workspace import FinishedBlock, Workspace
+
+OF_THE_RUN = ("seconds", "theory")  # of a layer's record: not kept with the model
+
+
+def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[FinishedBlock]) -> int:
+    """Write what lies outside the blocks and let the finished folder appear in one rename. Returns its bytes."""
+    path = space.directory / "outside.safetensors"
+    skeleton.load_outside()
+    write_tensors(path, _outside_tensors(plan, skeleton))
+    skeleton.release_outside()
+    recipe, job = plan.job.recipe, {"method": plan.job.recipe.method, "bits": plan.job.recipe.bits}
+    skipped = {name: reason for block in done for name, reason in block.skipped.items()}
+    formats = {name: LayerFormat.from_json(f) for block in done for name, f in block.formats.items()}
+    quantization = quantization_config(
+        method=recipe.method, bits=recipe.bits, recipe=plan.recipe, seed=plan.job.seed, layers=formats, skipped=skipped
+    )
+    calibration = {**asdict(plan.job.calibration), "windows": list(plan.tokens.shape)}
+    manifest = {
+        "model": plan.facts.name,
+        **job,
+        "bits_per_weight": mean_bits(done),
+        "recipe": plan.recipe.to_json(),
+        "seed": plan.job.seed,
+        "calibration": {**calibration, "source": Path(calibration["source"]).name},
+        "layers": [{k: v for k, v in layer.items() if k not in OF_THE_RUN} for block in done for layer in block.layers],
+        "skipped": skipped,
+    }
+    shards = [path, *(block.path for block in done)]
+    return assemble(Path(plan.facts.path), Path(plan.job.out).absolute(), shards, quantization, manifest)
+
+
+def _outside_tensors(plan: Plan, skeleton: Skeleton) -> dict[str, Tensor]:
+    """Embeddings, final norm and head in the model's own dtype; a tied head is stored once."""
+    found: dict[str, Tensor] = {}
+    seen: set[int] = set()
+    for key, tensor in skeleton.model.state_dict(keep_vars=True).items():
+        if not key.startswith(f"{skeleton.prefix}.") and id(tensor) not in seen:
+            seen.add(id(tensor))
+            found[key] = stored(tensor.detach(), plan.facts)
+    return found
+
+
+def mean_bits(done: list[FinishedBlock]) -> float:
+    """Stored bits per quantized weight, over all quantized layers."""
+    layers = [layer for block in done for layer in block.layers]
+    weights = [layer["shape"][0] * layer["shape"][1] for layer in layers]
+    bits = sum(w * layer["bits_per_weight"] for w, layer in zip(weights, layers, strict=True))
+    return bits / max(1, sum(weights))
