@@ -138,7 +138,7 @@ def connect(page: Page) -> None:
     named = {
         "model": page.model,
         "tabs": page.tabs,
-        **{name: parts[name] for name in ("problem", "downloads", "going")},
+        "problem": parts["problem"],
     }
     named |= {name: beside[name] for name in ("nothing", "body", "left", "right")}
 
@@ -194,23 +194,20 @@ def _act(studio: Studio, action: str) -> dict[str, Any]:
             studio.downloads.remove(name)
         case _:
             return _start(studio, name)
-    return _going(studio)
+    return {"problem": HIDDEN}
 
 
 def _start(studio: Studio, name: str) -> dict[str, Any]:
-    """Begin a download, or go on with it."""
+    """Begin a download, or go on with it. The list of downloads has one writer, the page's clock: a second answer
+    that was given before the download failed, and came after, would stay.
+    """
     try:
         if studio.offline:
             fail("HUB_OFFLINE", name=name)
         studio.downloads.start(name)
     except Exception as error:
         return {"problem": gr.update(value=w.problem(explain(error)), visible=True)}
-    return {"problem": HIDDEN, **_going(studio)}
-
-
-def _going(studio: Studio) -> dict[str, Any]:
-    going = studio.downloads.all()
-    return {"downloads": gr.update(visible=bool(going)), "going": views.downloads(going)}
+    return {"problem": HIDDEN}
 
 
 def _demo(studio: Studio, label: str) -> Iterator[tuple[Any, Any, Any, Any]]:

@@ -150,13 +150,6 @@ def test_from_the_first_screen_to_a_chat(visitor: Visitor) -> None:
     assert all("The old house stood" in page.inner_text(side) for side in both)
     visitor.until(lambda: page.locator("#send").is_enabled(), 90, "both answers end")
 
-    page.locator("#prompt textarea").fill("The old house stood")
-    page.locator("#prompt textarea").press("Enter")
-    visitor.until(lambda: page.locator("#stop-answers").is_enabled(), 10, "Stop")
-    page.keyboard.press("Escape")
-    visitor.until(lambda: page.locator("#send").is_enabled(), 10, "the answers stop")
-    assert any("Stopped" in page.inner_text(side) for side in both)
-
 
 def test_a_run_is_followed_left_found_again_stopped_and_resumed(visitor: Visitor) -> None:
     page = visitor.page

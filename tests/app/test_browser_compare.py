@@ -12,13 +12,16 @@ from story import tell_finished
 from test_browser import Visitor, serve, visiting
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
+CONTEXT = 100_000  # tokens: a model that never ends by itself writes for minutes
 DRAWN = "() => Boolean(document.querySelector('#plot-second .plot')?.data?.length)"
 
 
 @pytest.fixture
 def visitor(tmp_path: Path) -> Iterator[Visitor]:
     """A page over one finished run: what it has made differs from its original in every layer."""
-    home, folders = tmp_path / "home", [tiny_model(tmp_path / name, seed=k) for k, name in enumerate(("big", "small"))]
+    home, folders = tmp_path / "home", []
+    for k, name in enumerate(("big", "small")):
+        folders.append(tiny_model(tmp_path / name, seed=k, max_position_embeddings=CONTEXT))
     for folder in folders:
         edit_json(folder / "generation_config.json", eos_token_id=None)
         edit_json(folder / "tokenizer_config.json", eos_token=None)
@@ -82,3 +85,18 @@ def test_two_models_are_asked_and_judged(visitor: Visitor) -> None:
     prompt.fill("Once")
     prompt.press("Enter")
     visitor.until(lambda: page.locator(".banner-error", has_text="NOT_FOUND").is_visible(), 60, "what is wrong")
+
+
+def test_escape_ends_both_answers(visitor: Visitor) -> None:
+    page = visitor.page
+    visitor.tab("Compare")
+    page.get_by_text("Sampling and memory: the same for all").click()
+    page.locator("#talk-max_tokens input").fill(str(CONTEXT // 2))
+    page.locator("#prompt textarea").fill("Once")
+    page.locator("#prompt textarea").press("Enter")
+    sides = ("#answer-left", "#answer-right")
+    visitor.until(lambda: all("Writing…" in page.inner_text(side) for side in sides), 60, "both write")
+    page.keyboard.press("Escape")
+    visitor.until(lambda: all("Stopped" in page.inner_text(side) for side in sides), 30, "both have stopped")
+    visitor.until(lambda: page.locator("#send").is_enabled(), 30, "the next prompt may come")
+    assert page.locator("#stop-answers").is_disabled()
