@@ -7,12 +7,14 @@ out of the environment before it is imported: what was typed is what happens.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import errno
-import hmac
 import os
+import shutil
 import socket
 import sys
 import threading
+import time
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -26,8 +28,10 @@ from quip_engine.process import wait_patiently
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
+    from app.door import Door
+
 PORT = 7860
-USER = "studio"
+DAY, HOUR = 24 * 3600, 3600
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -57,7 +61,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--offline", action="store_true", help="never open a connection to the hub")
     parser.add_argument("--data-dir", type=Path, help="runs, history and models (default: ~/.quip-studio)")
     parser.add_argument("--listen", action="store_true", help="let other computers connect; needs --password-file")
-    parser.add_argument("--password-file", type=Path, help=f"file with the password of the user {USER!r}")
+    parser.add_argument("--password-file", type=Path, help="file with the password that lets others in")
     return parser
 
 
@@ -135,33 +139,51 @@ def _serve(flags: argparse.Namespace, listener: socket.socket, password: str | N
     from fastapi import FastAPI  # noqa: PLC0415
 
     from app import live_plot  # noqa: PLC0415
+    from app.door import Door, read_secret  # noqa: PLC0415
     from app.guard import Guard, own_names  # noqa: PLC0415
     from app.main import build, launch_options  # noqa: PLC0415
     from app.studio import Studio  # noqa: PLC0415
 
     host, port = listener.getsockname()[:2]
-    studio = Studio(data_home(), flags.offline, f"{host}:{port}")
+    home = data_home()
+    _keep_clean(home / "uploads")
+    door = Door(read_secret(home), port, password)
+    studio = Studio(home, flags.offline, f"{host}:{port}")
     studio.follower.watch()
     gr.set_static_paths([live_plot.PLOTLY_DIR])
-    auth = (lambda user, given: _same(user, USER) & _same(given, password)) if password else None
     page = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
         build(studio),
         "/",
         server_name=host,
         server_port=port,
-        auth=auth,
-        auth_message=f"The user is {USER!r}.",
+        auth=None,  # the door's
         app_kwargs={"openapi_url": None},
         **launch_options(),
     )
     names = {host} | (own_names() if flags.listen else set())
-    server = _server(uvicorn, Guard(page, names), lambda: _announce(flags, host, port))
+    server = _server(uvicorn, Guard(page, door, names), lambda: _announce(flags, host, port, door))
     server.run(sockets=[listener])
 
 
-def _same(given: str, wanted: str) -> bool:
-    return hmac.compare_digest(given.encode(), wanted.encode())
+def _keep_clean(uploads: Path) -> None:
+    """Nothing of an earlier server stays in the folder of uploads, and nothing of this one for more than a day."""
+
+    def keep() -> None:
+        while True:
+            time.sleep(HOUR)
+            remove_older(uploads, time.time() - DAY)
+
+    remove_older(uploads, time.time())
+    threading.Thread(target=keep, name="uploads", daemon=True).start()
+
+
+def remove_older(folder: Path, than: float) -> None:
+    """Remove what lies in a folder and was last changed before a time (seconds of the epoch)."""
+    for entry in folder.iterdir() if folder.is_dir() else ():
+        with contextlib.suppress(OSError):  # of somebody else, or gone meanwhile
+            if entry.lstat().st_mtime < than:
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _server(uvicorn: Any, app: ASGIApp, ready: Callable[[], None]) -> Any:
@@ -172,13 +194,14 @@ def _server(uvicorn: Any, app: ASGIApp, ready: Callable[[], None]) -> Any:
             await super().startup(sockets)
             ready()
 
-    config = uvicorn.Config(app, log_level="critical", access_log=False, timeout_graceful_shutdown=2)
+    quiet = {"log_level": "critical", "access_log": False, "server_header": False}
+    config = uvicorn.Config(app, ws="none", proxy_headers=False, timeout_graceful_shutdown=2, **quiet)
     return Server(config)
 
 
-def _announce(flags: argparse.Namespace, host: str, port: int) -> None:
+def _announce(flags: argparse.Namespace, host: str, port: int, door: Door) -> None:
     name = {"0.0.0.0": socket.gethostname(), "::": socket.gethostname()}.get(host, f"[{host}]" if ":" in host else host)
-    url = f"http://{name}:{port}"
-    print(f"QuIP Studio is ready: {url}  (Ctrl-C ends it; a run goes on without it)", flush=True)
+    url = f"http://{name}:{port}/?token="
+    print(f"QuIP Studio is ready: {url}{door.key}  (Ctrl-C ends it; a run goes on without it)", flush=True)
     if not flags.no_browser:
-        threading.Thread(target=webbrowser.open, args=(url,), daemon=True).start()
+        threading.Thread(target=webbrowser.open, args=(url + door.ticket(),), daemon=True).start()

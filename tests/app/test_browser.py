@@ -67,7 +67,7 @@ class Visitor:
     """A browser page that remembers what went wrong and what arrived."""
 
     def __init__(self, page: sync_api.Page, url: str) -> None:
-        self.page, self.url = page, url
+        self.page, self.address, self.url = page, url, url.partition("/?")[0]
         self.problems: list[str] = []
         self.arrived: list[tuple[float, int]] = []
         page.on("console", self._heard)
@@ -88,7 +88,7 @@ class Visitor:
             self.arrived.append((time.monotonic(), len(response.body())))
 
     def open(self) -> None:
-        self.page.goto(self.url)
+        self.page.goto(self.address)
         self.page.wait_for_selector("#demo", timeout=60_000)
 
     def tab(self, name: str) -> None:

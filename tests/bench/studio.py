@@ -113,7 +113,9 @@ def watch(page: sync_api.Page, url: str, found: Found) -> None:
             found.problems.append(f"console: {message.text}")
 
     def asked(request: sync_api.Request) -> None:
-        if urlsplit(request.url).scheme in ("http", "https", "ws") and not request.url.startswith(url):
+        if urlsplit(request.url).scheme in ("http", "https", "ws") and not request.url.startswith(
+            url.partition("?")[0]
+        ):
             found.problems.append(f"request to {request.url}")
 
     def received(response: sync_api.Response) -> None:

@@ -76,7 +76,7 @@ class Server:
         self.home.mkdir(parents=True, exist_ok=True)
         share_kernels(self.home)
         command = [sys.executable, "app.py", "--no-browser", "--offline", "--port", "0", "--data-dir", str(self.home)]
-        self._log = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed with the server
+        self._log = tempfile.TemporaryFile("w+")
         pipes = {"stdout": subprocess.PIPE, "stderr": self._log, "text": True}
         self.process = subprocess.Popen([*command, *self.flags], cwd=ROOT, env=self.environment, **pipes)
         self.line = self.process.stdout.readline()
@@ -111,8 +111,8 @@ class Server:
 
 def share_kernels(home: Path) -> None:
     """Compiled kernels of this machine serve every data directory: a server starts in seconds."""
-    from quip_engine.files import data_home  # noqa: PLC0415
-    from quip_engine.native import library  # noqa: PLC0415
+    from quip_engine.files import data_home
+    from quip_engine.native import library
 
     if library() and not (home / "kernels").exists():
         (home / "kernels").symlink_to(data_home() / "kernels")
