@@ -1,4 +1,9 @@
-/* W~ of codebooks/column_trellis.py. Strings run down its columns: some of these are decoded, then turned into rows. */
+/* W~ of codebooks/column_trellis.py. Strings run down its columns, and rows are wanted.
+ *
+ * Levels of 16 columns and 64 rows are turned in registers while they are bytes. Rows are written for GROUPS x WIDE
+ * columns at once: where rows of W~ are a power of two apart, a cache has few places for all lines of one column, so
+ * whole lines are written, many that follow each other, and none a second time.
+ */
 
 #include "column_levels.h"
 #include "column_numbered.h"
@@ -13,51 +18,93 @@ static inline void put(void *out, int64_t i, float value, int bfloat16)
         ((float *)out)[i] = value;
 }
 
-enum { AT_ONCE = 4 }; /* strings of 32 columns: what codes are read of each column lies in some lines of a cache */
+enum { AT_ONCE = 4 }; /* strings of a column: their codes lie in some lines of a cache */
 
+/* Where W~ goes: strings start .. stop - 1 of columns first .. */
 typedef struct {
-    float row_scales[AT_ONCE * LONGEST];
-#ifdef WINDOWS_IN_VECTORS
-    level_reader reader;
-    numbering numbers[RATES];
-    _Alignas(64) float factors[WIDE];
-    _Alignas(64) uint8_t levels[BLOCKS][WIDE][BLOCK];
-    uint16_t at[BLOCKS][WIDE][BLOCK];
-#else
-    float values[WIDE][LONGEST + 8];
-#endif
-} workspace;
-
-/* Where rows of one string of some columns are written. */
-typedef struct {
-    int64_t s, rows, first; /* column */
-    const float *row_scales;
-    char *out;
+    int64_t start, stop, first;
+    char *out; /* the first row, the first column */
     int bfloat16;
 } place;
 
-#ifdef WINDOWS_IN_VECTORS
-/* 64 rows of 32 columns to two rows each: five times, the halves of all are interleaved. */
-static void turn(__m512i rows[WIDE])
+static inline int64_t rows_of(const column_layer *a, int64_t s)
 {
-    uint8_t low[64], high[64];
-    for (int i = 0; i < 64; i++) {
-        low[i] = i / 2 + 64 * (i & 1);
-        high[i] = low[i] + 32;
+    const int64_t left = a->m - s * a->T;
+    return left < a->T ? left : a->T;
+}
+
+#ifdef WINDOWS_IN_VECTORS
+enum { LANES = 16, GROUPS = 8 };
+
+typedef struct {
+    float row_scales[AT_ONCE * LONGEST];
+    level_reader reader;
+    numbering numbers[RATES];
+    columns groups[GROUPS];
+    _Alignas(64) float factors[GROUPS][WIDE];
+    _Alignas(64) uint8_t levels[BLOCKS][WIDE][BLOCK];
+    _Alignas(64) uint8_t turned[AT_ONCE][BLOCKS][GROUPS][WIDE / LANES][LANES][BLOCK]; /* see turn */
+    uint16_t at[BLOCKS][WIDE][BLOCK];
+} workspace;
+
+static void prepare(const column_layer *a, workspace *w)
+{
+    prepare_levels(a, 0, &w->reader);
+    for (int i = 0; i < RATES; i++)
+        w->numbers[i].known = 0;
+}
+
+/* 64 rows of 16 columns to 16 bytes for each row, that of row t in lane t / 16 of number t % 16: in each lane the
+ * halves of all columns are interleaved, four times. */
+static inline void turn(__m512i rows[LANES])
+{
+    __m512i other[LANES];
+#pragma GCC unroll 4
+    for (int round = 0; round < 4; round++) {
+#pragma GCC unroll 8
+        for (int i = 0; i < LANES / 2; i++) {
+            other[2 * i] = _mm512_unpacklo_epi8(rows[i], rows[i + LANES / 2]);
+            other[2 * i + 1] = _mm512_unpackhi_epi8(rows[i], rows[i + LANES / 2]);
+        }
+        memcpy(rows, other, sizeof other);
     }
-    const __m512i lower = _mm512_loadu_si512(low), upper = _mm512_loadu_si512(high);
-    __m512i other[WIDE];
-    for (int round = 0; round < 5; round++) {
-        memcpy(other, rows, sizeof other);
-        for (int i = 0; i < WIDE / 2; i++) {
-            rows[2 * i] = _mm512_permutex2var_epi8(other[i], lower, other[i + WIDE / 2]);
-            rows[2 * i + 1] = _mm512_permutex2var_epi8(other[i], upper, other[i + WIDE / 2]);
+}
+
+/* Levels of a group of columns to w->turned, zero where values are not computed. */
+static void turn_levels(const column_layer *a, const place *p, int64_t g, workspace *w)
+{
+    const columns *some = &w->groups[g];
+    int64_t rows[WIDE]; /* of w->levels, by column */
+    memset(w->factors[g], 0, sizeof w->factors[g]);
+    for (int64_t i = 0; i < WIDE; i++)
+        rows[i] = WIDE - 1; /* free where one has no levels */
+    for (int64_t i = 0; i < some->level_count; i++) {
+        const int64_t number = some->levels[i].number - p->first - g * WIDE;
+        w->factors[g][number] = some->levels[i].factor;
+        rows[number] = i;
+    }
+    copy_codes(a, &w->reader, some->levels, some->level_count, p->start, p->stop);
+    for (int64_t s = p->start; s < p->stop; s++) {
+        decode_levels(a, &w->reader, some->levels, some->level_count, s, w->levels);
+        for (int64_t k = 0; k * BLOCK < a->T; k++) {
+            if (some->level_count < WIDE)
+                memset(w->levels[k][WIDE - 1], 0, BLOCK);
+            for (int half = 0; half < WIDE / LANES; half++) {
+                __m512i turned[LANES];
+                for (int i = 0; i < LANES; i++)
+                    turned[i] = _mm512_load_si512(w->levels[k][rows[LANES * half + i]]);
+                turn(turned);
+                memcpy(w->turned[s - p->start][k][g][half], turned, sizeof turned);
+            }
         }
     }
 }
 
 static inline __m512i nearest_bfloat16(__m512 low, __m512 high)
 {
+#ifdef __AVX512BF16__
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+#else
     uint16_t odd[32];
     for (int i = 0; i < 32; i++)
         odd[i] = 2 * i + 1;
@@ -67,108 +114,121 @@ static inline __m512i nearest_bfloat16(__m512 low, __m512 high)
         half[i] = _mm512_add_epi32(half[i], _mm512_add_epi32(even, _mm512_set1_epi32(0x7FFF)));
     }
     return _mm512_permutex2var_epi16(half[0], _mm512_loadu_si512(odd), half[1]);
+#endif
 }
 
-/* A row of 32 columns, of which `count` are there. */
-static inline void write_row(__m256i levels, const float *factors, float row_scale, int64_t count, int bfloat16,
-                             void *out)
+static inline __m512 values_of(const uint8_t *levels, const float *factors, float row_scale)
 {
-    __m512 half[2];
-    for (int i = 0; i < 2; i++) {
-        const __m128i bytes = i ? _mm256_extracti128_si256(levels, 1) : _mm256_castsi256_si128(levels);
-        const __m512 value = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes));
-        half[i] = _mm512_mul_ps(_mm512_mul_ps(value, _mm512_load_ps(factors + 16 * i)), _mm512_set1_ps(row_scale));
-    }
-    const __mmask32 some = count < WIDE ? ((__mmask32)1 << count) - 1 : ~(__mmask32)0;
-    if (bfloat16)
-        _mm512_mask_storeu_epi16(out, some, nearest_bfloat16(half[0], half[1]));
-    else {
-        _mm512_mask_storeu_ps(out, (__mmask16)some, half[0]);
-        _mm512_mask_storeu_ps((float *)out + 16, (__mmask16)(some >> 16), half[1]);
+    const __m512 value = _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(_mm_load_si128((const __m128i *)levels)));
+    return _mm512_mul_ps(_mm512_mul_ps(value, _mm512_load_ps(factors)), _mm512_set1_ps(row_scale));
+}
+
+/* Row t of a block, `count` columns. */
+static inline __attribute__((always_inline)) void write_row(uint8_t turned[GROUPS][WIDE / LANES][LANES][BLOCK],
+                                                            float factors[GROUPS][WIDE], int64_t t, float row_scale,
+                                                            int64_t count, int bfloat16, void *out)
+{
+    for (int64_t g = 0, left = count; left > 0; g++, left -= WIDE) {
+        __m512 half[2];
+        for (int i = 0; i < 2; i++)
+            half[i] = values_of(turned[g][i][t % LANES] + t / LANES * LANES, factors[g] + i * LANES, row_scale);
+        const __mmask32 some = left < WIDE ? ((__mmask32)1 << left) - 1 : ~(__mmask32)0;
+        if (bfloat16)
+            _mm512_mask_storeu_epi16((uint16_t *)out + g * WIDE, some, nearest_bfloat16(half[0], half[1]));
+        else {
+            _mm512_mask_storeu_ps((float *)out + g * WIDE, (__mmask16)some, half[0]);
+            _mm512_mask_storeu_ps((float *)out + g * WIDE + LANES, (__mmask16)(some >> LANES), half[1]);
+        }
     }
 }
 
-/* Zero where values are not computed. */
-static void write_levels(const column_layer *a, const columns *some, const place *p, workspace *w)
+static void write_levels(const column_layer *a, const place *p, int64_t count, workspace *w)
 {
     const int64_t size = p->bfloat16 ? 2 : 4;
-    memset(w->factors, 0, sizeof w->factors);
-    for (int64_t i = 0; i < some->level_count; i++)
-        w->factors[some->levels[i].number - p->first] = some->levels[i].factor;
-    decode_levels(a, &w->reader, some->levels, some->level_count, p->s, w->levels);
-    for (int64_t t = 0; t < p->rows; t += BLOCK) {
-        __m512i turned[WIDE] = {0};
-        for (int64_t i = 0; i < some->level_count; i++)
-            turned[some->levels[i].number - p->first] = _mm512_load_si512(w->levels[t / BLOCK][i]);
-        turn(turned);
-        for (int64_t j = t; j < p->rows && j < t + BLOCK; j++) {
-            const __m256i row = _mm256_loadu_si256((const __m256i *)turned + (j - t));
-            __builtin_prefetch(p->out + (j * a->n + WIDE) * size, 1);
-            write_row(row, w->factors, p->row_scales[j], some->count, p->bfloat16, p->out + j * a->n * size);
+    char *out = p->out;
+    const float *row_scale = w->row_scales;
+    for (int64_t s = p->start; s < p->stop; s++)
+        for (int64_t t = 0, rows = rows_of(a, s); t < rows; t++, out += a->n * size, row_scale++)
+            if (p->bfloat16)
+                write_row(w->turned[s - p->start][t / BLOCK], w->factors, t % BLOCK, *row_scale, count, 1, out);
+            else
+                write_row(w->turned[s - p->start][t / BLOCK], w->factors, t % BLOCK, *row_scale, count, 0, out);
+}
+
+static void write_singles(const column_layer *a, const place *p, const columns *some, workspace *w)
+{
+    for (int64_t s = p->start; s < p->stop; s++) {
+        number_columns(a, w->numbers, some->singly, some->single_count, s, w->at);
+        for (int64_t i = 0; i < some->single_count; i++) {
+            const column *c = &some->singly[i];
+            for (int64_t t = 0, row = (s - p->start) * a->T; t < rows_of(a, s); t++, row++) {
+                const float value = quantiles(a)[w->at[t / BLOCK][i][t % BLOCK]] * c->factor;
+                put(p->out, row * a->n + c->number - p->first, value * w->row_scales[row], p->bfloat16);
+            }
         }
     }
 }
 
-static void write_columns(const column_layer *a, const columns *some, const place *p, workspace *w)
+/* Some columns behind `last`, which becomes the last of them. */
+static void write_columns(const column_layer *a, const place *p, column *last, workspace *w)
 {
-    write_levels(a, some, p, w);
-    number_columns(a, w->numbers, some->singly, some->single_count, p->s, w->at);
-    for (int64_t i = 0; i < some->single_count; i++) {
-        const column *c = &some->singly[i];
-        for (int64_t t = 0; t < p->rows; t++) {
-            const float value = quantiles(a)[w->at[t / BLOCK][i][t % BLOCK]] * c->factor;
-            put(p->out, t * a->n + c->number - p->first, value * p->row_scales[t], p->bfloat16);
-        }
+    int64_t count = 0;
+    for (; count < GROUPS && last->number + 1 < a->n; count++) {
+        w->groups[count] = next_columns(a, last, WIDE);
+        turn_levels(a, p, count, w);
     }
+    write_levels(a, p, last->number + 1 - p->first, w);
+    for (int64_t g = 0; g < count; g++)
+        write_singles(a, p, &w->groups[g], w);
 }
 #else
-static void write_columns(const column_layer *a, const columns *some, const place *p, workspace *w)
+typedef struct {
+    float row_scales[AT_ONCE * LONGEST];
+    float values[WIDE][LONGEST + 8];
+} workspace;
+
+static void prepare(const column_layer *a, workspace *w)
 {
+    (void)a;
+    (void)w;
+}
+
+static void write_columns(const column_layer *a, const place *p, column *last, workspace *w)
+{
+    const columns some = next_columns(a, last, WIDE);
     uint64_t words[WORDS];
     memset(w->values, 0, sizeof w->values);
-    for (int64_t i = 0; i < some->single_count; i++) {
-        const column *c = &some->singly[i];
-        float *values = w->values[c->number - p->first];
-        copy_string(a, c->at + p->s * c->bits, c->bits, words);
-        decode_string(a, words, c->eighths, values);
-        for (int64_t t = 0; t < p->rows; t++)
-            values[t] *= c->factor;
+    for (int64_t s = p->start, row = 0; s < p->stop; s++) {
+        const int64_t rows = rows_of(a, s);
+        for (int64_t i = 0; i < some.single_count; i++) {
+            const column *c = &some.singly[i];
+            float *values = w->values[c->number - p->first];
+            copy_string(a, c->at + s * c->bits, c->bits, words);
+            decode_string(a, words, c->eighths, values);
+            for (int64_t t = 0; t < rows; t++)
+                values[t] *= c->factor;
+        }
+        for (int64_t t = 0; t < rows; t++, row++)
+            for (int64_t i = 0; i < some.count; i++)
+                put(p->out, row * a->n + i, w->values[i][t] * w->row_scales[row], p->bfloat16);
     }
-    for (int64_t t = 0; t < p->rows; t++)
-        for (int64_t i = 0; i < some->count; i++)
-            put(p->out, t * a->n + i, w->values[i][t] * p->row_scales[t], p->bfloat16);
 }
 #endif
 
 /* out: (m, n) float, or bfloat16 in 16 bits each; rows of the strings start .. stop - 1. */
 void column_unpack(const column_layer *a, void *out, int bfloat16, int64_t start, int64_t stop)
 {
-    const int64_t T = a->T, size = bfloat16 ? 2 : 4;
     workspace w;
-#ifdef WINDOWS_IN_VECTORS
-    prepare_levels(a, 0, &w.reader);
-    for (int i = 0; i < RATES; i++)
-        w.numbers[i].known = 0;
-#endif
-    for (int64_t s = start, end; s < stop; s = end) {
-        end = s + AT_ONCE < stop ? s + AT_ONCE : stop;
-        const int64_t low = s * T, high = a->m < end * T ? a->m : end * T;
+    prepare(a, &w);
+    for (place p = {.start = start, .bfloat16 = bfloat16}; p.start < stop; p.start = p.stop) {
+        p.stop = p.start + AT_ONCE < stop ? p.start + AT_ONCE : stop;
+        const int64_t low = p.start * a->T, high = a->m < p.stop * a->T ? a->m : p.stop * a->T;
         for (int64_t row = low; row < high; row++)
             w.row_scales[row - low] = a->row_scales ? a->row_powers[code_at(a->row_scales, 6, row)] : 1;
-        column last = {.number = -1};
-        while (last.number + 1 < a->n) {
-            place p = {.first = last.number + 1, .bfloat16 = bfloat16};
-            const columns some = next_columns(a, &last, WIDE);
-#ifdef WINDOWS_IN_VECTORS
-            copy_codes(a, &w.reader, some.levels, some.level_count, s, end);
-#endif
-            for (p.s = s; p.s < end; p.s++) {
-                const int64_t row = p.s * T;
-                p.rows = high - row < T ? high - row : T;
-                p.row_scales = w.row_scales + (row - low);
-                p.out = (char *)out + (row * a->n + p.first) * size;
-                write_columns(a, &some, &p, &w);
-            }
+        for (column last = {.number = -1}; last.number + 1 < a->n;) {
+            p.first = last.number + 1;
+            p.out = (char *)out + (low * a->n + p.first) * (bfloat16 ? 2 : 4);
+            write_columns(a, &p, &last, &w);
         }
     }
 }
