@@ -75,7 +75,9 @@ class BlockWork:
 
     def run(self, activations: Activations) -> Iterator[events.Event]:
         """Quantize the block in place and move the activations past it."""
+        self.plan.sources.check()
         block = self.skeleton.load_block(self.index)
+        self.plan.sources.check()
         clock = time.perf_counter()
         groups = block_hessians(block, self.index, activations, weights=self.counts.tokens())
         self.notes = fill_up(block, self.index, activations, groups)

@@ -11,7 +11,10 @@ The folder appears in one rename, complete. Equal jobs write equal bytes: no dat
 
 from __future__ import annotations
 
+import errno
 import json
+import re
+from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
 from string import Template
@@ -42,18 +45,24 @@ COMPANIONS = (
 )
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor]) -> tuple[int, str]:
-    """Write a safetensors file in one step. Returns its size in bytes and its SHA-256."""
+def write_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file in one step."""
+    with files.replacing(path, tensor_bytes(tensors)) as temporary:
+        save_tensors(temporary, tensors)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor]) -> None:
+    """Write a safetensors file where it stands; what the library says of the disk comes out as ``OSError``."""
     ordered = {name: tensors[name].detach().contiguous() for name in sorted(tensors)}
-    size = sum(t.nbytes for t in ordered.values())
-    with files.replacing(path, size) as temporary:
-        try:
-            save_file(ordered, temporary, metadata={"format": "pt"})
-        except SafetensorError as error:  # carries no errno
-            if files.free_bytes(path) < size:
-                files.disk_full(path, size)
-            fail("IO_ERROR", path=path, reason=error)
-    return path.stat().st_size, files.sha256(path)
+    try:
+        save_file(ordered, path, metadata={"format": "pt"})
+    except SafetensorError as error:  # carries its errno as text
+        found = re.search(r"os error (\d+)", str(error))
+        raise OSError(int(found[1]) if found else errno.EIO, str(error)) from error
+
+
+def tensor_bytes(tensors: dict[str, Tensor]) -> int:
+    return sum(tensor.nbytes for tensor in tensors.values())
 
 
 def quantization_config(
@@ -91,12 +100,19 @@ def quantization_config(
 
 
 def assemble(
-    source: Path, out: Path, shards: list[Path], quantization_config: dict[str, Any], manifest: dict[str, Any]
+    source: Path,
+    out: Path,
+    shards: list[Path],
+    quantization_config: dict[str, Any],
+    manifest: dict[str, Any],
+    *,
+    digests: Sequence[str] = (),
 ) -> int:
     """Make the folder ``out`` from written shards and the model folder ``source``. Returns its bytes.
 
     ``manifest`` holds the recipe and the figures, among them ``model`` (a name) and ``bits_per_weight``. ``out`` may
-    exist only as an empty folder (``OUTPUT_EXISTS``).
+    exist only as an empty folder (``OUTPUT_EXISTS``). ``digests``: SHA-256 that the shards must have, where that is
+    known (``CHECKPOINT_DAMAGED``).
     """
     with files.publishing(out) as folder:
         _place_shards(folder, shards)
@@ -110,7 +126,10 @@ def assemble(
         files.write_bytes(folder / "README.md", card.encode())
         code = _MODELING.substitute(names=names, model_type=repr(config["model_type"]))  # quoted: it is not ours
         files.write_bytes(folder / CODE, code.encode())
-        _write_manifest(folder, manifest)
+        found = _write_manifest(folder, manifest)
+        for shard, digest, expected in zip(shards, shard_digests(found), digests, strict=False):
+            if digest != expected:
+                fail("CHECKPOINT_DAMAGED", file=shard.name)
         return sum(path.stat().st_size for path in folder.iterdir())
 
 
@@ -124,6 +143,12 @@ def read_manifest(path: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or not isinstance(manifest.get("files"), dict):
         fail("NOT_A_CHECKPOINT", path=path, reason=f"{MANIFEST} lists no files")
     return manifest
+
+
+def shard_digests(manifest: dict[str, Any]) -> list[str]:
+    """SHA-256 of the weight files of a manifest, in their order."""
+    entries = sorted(manifest["files"].items())
+    return [entry["sha256"] for name, entry in entries if name.startswith("model-") and name.endswith(".safetensors")]
 
 
 def verify(path: Path) -> None:
@@ -177,12 +202,14 @@ def _card(quantization_config: dict[str, Any], manifest: dict[str, Any], *, auto
     )
 
 
-def _write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+def _write_manifest(folder: Path, manifest: dict[str, Any]) -> dict[str, Any]:
     entries = {
         path.name: {"bytes": path.stat().st_size, "sha256": files.sha256(path)} for path in sorted(folder.iterdir())
     }
     versions = {"quip_engine": __version__} | {name: version(name) for name in ("torch", "transformers", "safetensors")}
-    files.write_json(folder / MANIFEST, {**manifest, "versions": versions, "files": entries})
+    whole = {**manifest, "versions": versions, "files": entries}
+    files.write_json(folder / MANIFEST, whole)
+    return whole
 
 
 # Whether it is an encoder -> class that loads it, table of its classes in transformers, task on the hub.

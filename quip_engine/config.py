@@ -51,7 +51,11 @@ class CalibrationConfig:
 
 @dataclass(frozen=True)
 class JobConfig:
-    """One run: which model, how, from which text, where to. Fully determines the bytes it writes on one machine."""
+    """One run: which model, how, from which text, where to. Fully determines the bytes it writes on one machine.
+
+    ``fallbacks``: the largest share of layers that may be rounded in another way than asked before the run fails.
+    ``force``: start although disk or memory seem too small.
+    """
 
     model: str
     out: str
@@ -60,9 +64,12 @@ class JobConfig:
     seed: int = 0
     device: str = "auto"
     threads: int | None = None  # None: all cores
+    fallbacks: float = 0.05
+    force: bool = False
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, 0, 2**31 - 1, whole=True)
+        check_number("fallbacks", self.fallbacks, 0, 1)
         _check_machine(self.device, self.threads)
 
     def to_json(self) -> dict[str, Any]:

@@ -36,6 +36,7 @@ from quip_engine.linalg.proxy import WIDEST_EIGENVECTORS
 from quip_engine.methods.registry import Recipe
 from quip_engine.probe import ModelFacts
 from quip_engine.probe.facts import LinearLayer
+from quip_engine.workspace import GENERATIONS
 
 FLOAT = 4  # bytes
 PROCESS = 450e6  # bytes of Python with torch and transformers at work, measured
@@ -80,21 +81,27 @@ def estimate(
     ``rates``: from ``measured``; without them the recipe is timed on two small layers (about 0.3 s).
     """
     where = resolve_device(device)
+    tokens = calibration.samples * min(calibration.seqlen, facts.context)
+    rates = rates or _rates(recipe, where, torch.get_num_threads())
+    weighted = recipe.hessian == "weighted"
+    memory, disk = room(facts, recipe, calibration, where)
+    return Estimate(
+        bytes=output_bytes(facts, recipe),
+        bits_per_weight=8 * _packed_bytes(facts, recipe) / _weights(facts),
+        peak_memory=memory,
+        seconds=_seconds(facts, tokens, rates) + (_gradient_flops(facts, tokens) / rates.flops if weighted else 0),
+        disk=disk,
+    )
+
+
+def room(facts: ModelFacts, recipe: Recipe, calibration: CalibrationConfig, where: torch.device) -> tuple[int, int]:
+    """Bytes needed at most while a run goes on: on its device, and on the disk. Times nothing."""
     seqlen = min(calibration.seqlen, facts.context)
     states = calibration.samples * seqlen * facts.hidden * FLOAT
-    size = output_bytes(facts, recipe)
-    tokens, rates = calibration.samples * seqlen, rates or _rates(recipe, where, torch.get_num_threads())
     weighted = recipe.hessian == "weighted"
-    kept = max(facts.blocks, 2) if weighted else 2  # states at the input of every block, or before and after one
-    return Estimate(
-        bytes=size,
-        bits_per_weight=8 * _packed_bytes(facts, recipe) / _weights(facts),
-        peak_memory=int(
-            _peak_memory(facts, states, seqlen, where.type, weighted) + (PROCESS if where.type == "cpu" else 0)
-        ),
-        seconds=_seconds(facts, tokens, rates) + (_gradient_flops(facts, tokens) / rates.flops if weighted else 0),
-        disk=size + kept * states,  # finished blocks become the output
-    )
+    kept = max(facts.blocks, GENERATIONS + 1) if weighted else GENERATIONS + 1  # at each block, or in generations
+    memory = _peak_memory(facts, states, seqlen, where.type, weighted) + (PROCESS if where.type == "cpu" else 0)
+    return int(memory), output_bytes(facts, recipe) + kept * states  # finished blocks become the output
 
 
 def measured(facts: ModelFacts, recipe: Recipe, device: str = "auto") -> Rates:

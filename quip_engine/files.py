@@ -15,10 +15,10 @@ import json
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import psutil
 
@@ -38,19 +38,44 @@ def replacing(path: Path, size: int = 0) -> Iterator[Path]:
 
     ``size``: expected bytes, for the message of ``DISK_FULL``.
     """
+    with _temporary(path, size) as temporary:
+        mode = temporary.stat().st_mode
+        yield temporary
+        _settle(temporary, mode)
+        temporary.replace(path)
+    with named_errors(path, size):
+        sync(path.parent)
+
+
+def store(folder: Path, write: Callable[[Path], object], size: int = 0) -> Path:
+    """Let ``write`` make a file of ``size`` bytes at a name it is given; kept in ``folder`` under its SHA-256."""
+    with _temporary(folder / "object", size) as temporary:
+        mode = temporary.stat().st_mode
+        write(temporary)
+        _settle(temporary, mode)
+        path = folder / sha256(temporary)
+        temporary.replace(path)
+    with named_errors(path, size):
+        sync(folder)
+    return path
+
+
+@contextmanager
+def _temporary(path: Path, size: int) -> Iterator[Path]:
+    """An empty file beside ``path``; gone where the block ends badly."""
     temporary = path.with_name(f"{_leftover_stem(path)}{os.getpid()}-{secrets.token_hex(4)}")
     with named_errors(path, size):
         try:
             temporary.touch()
-            mode = temporary.stat().st_mode
             yield temporary
-            temporary.chmod(mode)  # a library may have put a private file of its own there
-            sync(temporary)
-            temporary.replace(path)
         except BaseException:
             temporary.unlink(missing_ok=True)
             raise
-        sync(path.parent)
+
+
+def _settle(temporary: Path, mode: int) -> None:
+    temporary.chmod(mode)  # a library may have put a private file of its own there
+    sync(temporary)
 
 
 def write_bytes(path: Path, data: bytes) -> None:
@@ -149,19 +174,24 @@ def named_errors(path: Path, size: int = 0) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        if error.errno in FULL:
-            disk_full(path, size)
-        fail("IO_ERROR", path=path, reason=error.strerror or str(error))
+        disk_error(error.errno, error.strerror or str(error), path, size)
 
 
-def disk_full(path: Path, size: int) -> None:
+def disk_error(number: int | None, reason: str, path: Path, size: int = 0) -> NoReturn:
+    """Raise the named error of an ``errno`` of the operating system."""
+    if number in FULL:
+        disk_full(path, size)
+    fail("IO_ERROR", path=path, reason=reason)
+
+
+def disk_full(path: Path, size: int) -> NoReturn:
     """Raise ``DISK_FULL`` for ``size`` bytes at ``path``."""
     fail("DISK_FULL", needed=f"{size / 1e9:.2f}", free=f"{free_bytes(path) / 1e9:.2f}", path=path.parent)
 
 
 def free_bytes(path: Path) -> int:
     """Free bytes where ``path`` lies or will lie."""
-    return shutil.disk_usage(path.parent).free
+    return shutil.disk_usage(next(parent for parent in path.absolute().parents if parent.exists())).free
 
 
 def _leftover_stem(path: Path) -> str:

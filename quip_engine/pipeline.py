@@ -21,8 +21,10 @@ from quip_engine.block_work import BlockWork, Counts
 from quip_engine.config import JobConfig
 from quip_engine.devices import peak_gpu_mb, peak_rss_mb
 from quip_engine.errors import Stopped, fail
+from quip_engine.files import check_output, remove_leftovers
 from quip_engine.plan import Plan, make_plan
-from quip_engine.publish import mean_bits, publish
+from quip_engine.publish import is_published, mean_bits, publish
+from quip_engine.room import check_room
 from quip_engine.sensitivity import measure
 from quip_engine.skeleton import Skeleton
 from quip_engine.spread import layer_bits
@@ -33,17 +35,34 @@ def quantize_model(job: JobConfig, workspace: Path, stop: Callable[[], bool]) ->
     """Run a job to its end, from wherever its workspace says it is.
 
     Raises ``QuipError`` for anything a person can mend and ``Stopped`` (with the number of finished blocks) once
-    ``stop()`` is true at the end of a layer.
+    ``stop()`` is true at the end of a layer. The workspace stays until ``RunFinished`` was taken.
     """
     started = time.perf_counter()
     torch.set_num_threads(job.threads or torch.get_num_threads())
     yield events.PhaseChanged("check")
-    plan = make_plan(job)
-    space = Workspace(workspace)
+    out, resumed = Path(job.out).absolute(), workspace.exists()
+    plan = make_plan(job, resumed=resumed)
+    with Workspace(workspace) as space:
+        if not (resumed and is_published(space, out)):
+            check_output(out, Path(plan.facts.path))
+            remove_leftovers(out)
+            if not job.force:
+                check_room(plan, workspace)
+            yield from _quantize(plan, space, stop)
+        yield events.PhaseChanged("done")
+        yield _finished(plan, space.finished_blocks(), time.perf_counter() - started)
+        space.clear()
+
+
+def _quantize(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterator[events.Event]:
+    """From the first unfinished block to the published folder."""
     space.claim(plan.identity())
     done = space.finished_blocks()
     yield plan.run_started(len(done))
-    yield from (events.Warned(code, message) for code, message in plan.warnings)
+    notes = list(plan.warnings)
+    if space.fell_back:
+        notes.append(("CHECKPOINT_DAMAGED", f"{space.fell_back} was damaged: going on from block {len(done)}."))
+    yield from (events.Warned(code, message) for code, message in notes)
 
     yield events.PhaseChanged("calibrate", f"{plan.tokens.numel()} tokens")
     if plan.recipe.hessian == "weighted" and space.values() is None:
@@ -60,17 +79,14 @@ def quantize_model(job: JobConfig, workspace: Path, stop: Callable[[], bool]) ->
         work = BlockWork(plan, skeleton, index, stop, Counts(space.sensitivities(index), bits), finished=len(done))
         yield from work.run(activations)
         done.append(space.commit(index, work.tensors, activations.hidden, work.record()))
-        rss, gpu = peak_rss_mb(), peak_gpu_mb(plan.device)
-        yield events.BlockSaved(index, done[-1].bytes, done[-1].sha256, done[-1].seconds, rss, gpu)
+        saved, rss, gpu = done[-1], peak_rss_mb(), peak_gpu_mb(plan.device)
+        yield events.BlockSaved(index, saved.bytes, saved.path.name, saved.seconds, rss, gpu)
 
     if not any(block.layers for block in done):
         first = next((reason for block in done for reason in block.skipped.values()), "It has no linear layers")
         fail("NOTHING_QUANTIZED", name=plan.facts.name, reason=first)
     yield events.PhaseChanged("pack")
-    size = publish(plan, skeleton, space, done)
-    space.clear()
-    yield events.PhaseChanged("done")
-    yield _finished(plan, done, size, time.perf_counter() - started)
+    publish(plan, skeleton, space, done)
 
 
 def spread_bits(plan: Plan, space: Workspace) -> dict[str, float]:
@@ -81,14 +97,15 @@ def spread_bits(plan: Plan, space: Workspace) -> dict[str, float]:
     return layer_bits(plan.recipe, plan.job.recipe.bits, plan.facts.linear_layers, values)
 
 
-def _finished(plan: Plan, done: list[FinishedBlock], size: int, seconds: float) -> events.RunFinished:
+def _finished(plan: Plan, done: list[FinishedBlock], seconds: float) -> events.RunFinished:
     losses = [layer["rel_proxy"] for block in done for layer in block.layers]
+    out = Path(plan.job.out).absolute()
     return events.RunFinished(
-        out=str(Path(plan.job.out).absolute()),
+        out=str(out),
         method=plan.job.recipe.method,
         bits=plan.job.recipe.bits,
         bits_per_weight=mean_bits(done),
-        bytes=size,
+        bytes=sum(path.stat().st_size for path in out.iterdir()),
         seconds=seconds,
         peak_rss_mb=peak_rss_mb(),
         mean_rel_proxy=sum(losses) / max(1, len(losses)),

@@ -16,14 +16,18 @@ from torch import Tensor
 import quip_engine
 from quip_engine import events
 from quip_engine.calibration import calibration_windows
+from quip_engine.checkpoint import COMPANIONS
 from quip_engine.config import JobConfig
 from quip_engine.devices import resolve_device
 from quip_engine.encoders import framed
 from quip_engine.estimate import output_bytes
-from quip_engine.files import check_output, sha256
+from quip_engine.files import check_output
+from quip_engine.identity import Sources, code_digest
 from quip_engine.loading import load_tokenizer
 from quip_engine.methods.registry import Recipe, resolve
+from quip_engine.native import library
 from quip_engine.probe import ModelFacts, probe
+from quip_engine.probe.folder import weight_files
 from quip_engine.probe.settings import ENCODERS
 
 
@@ -43,19 +47,27 @@ class Plan:
         """The short name of each layer, unique within a block, by module path."""
         return {layer.name: layer.projection for layer in self.facts.linear_layers}
 
+    @cached_property
+    def sources(self) -> Sources:
+        """The files of the model that decide the result, as they are when first asked for."""
+        folder = Path(self.facts.path)
+        companions = [path for pattern in COMPANIONS for path in sorted(folder.glob(pattern))]
+        return Sources([folder / "config.json", *companions, *weight_files(folder)])
+
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of the result. A resume with anything else is refused by field."""
-        weights = {path.name: sha256(path) for path in sorted(Path(self.facts.path).glob("*.safetensors"))}
         return {
-            "weights": weights,
-            "config": sha256(Path(self.facts.path) / "config.json"),
+            "files": self.sources.digests,
             "calibration": hashlib.sha256(self.tokens.numpy().tobytes()).hexdigest(),
             "recipe": self.recipe.to_json(),
+            "method": self.job.recipe.method,
+            "bits": self.job.recipe.bits,
             "seed": self.job.seed,
-            "device": str(self.device),
+            "device": _device_name(self.device),
             "threads": torch.get_num_threads(),
             "out": self.job.out,
-            "versions": {"torch": torch.__version__, "transformers": transformers.__version__} | _own_version(),
+            "versions": versions(),
+            "code": code_digest(),
         }
 
     def run_started(self, resumed_at: int) -> events.RunStarted:
@@ -74,15 +86,30 @@ class Plan:
         )
 
 
-def _own_version() -> dict[str, str]:
-    return {"quip_studio": quip_engine.__version__, "machine": platform.machine()}
+def versions() -> dict[str, str]:
+    """Of everything whose bits differ from one to the next: libraries, processor, and whether kernels are compiled."""
+    return {
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "quip_studio": quip_engine.__version__,
+        "machine": f"{platform.machine()} {torch.backends.cpu.get_cpu_capability()}",
+        "kernels": "compiled" if library() else "torch",
+    }
 
 
-def make_plan(job: JobConfig) -> Plan:
-    """Check model, recipe, output and calibration text; nothing is written. Raises the coded errors."""
+def _device_name(device: torch.device) -> str:
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
+
+
+def make_plan(job: JobConfig, *, resumed: bool = False) -> Plan:
+    """Check model, recipe, output and calibration text; nothing is written. Raises the coded errors.
+
+    ``resumed``: the output is not looked at, it may be this run's own.
+    """
     recipe = resolve(job.recipe)
     facts = probe(job.model)
-    check_output(Path(job.out), Path(facts.path))
+    if not resumed:
+        check_output(Path(job.out), Path(facts.path))
     device = resolve_device(job.device)
     tokenizer = load_tokenizer(Path(facts.path))
     windows = calibration_windows(tokenizer, job.calibration, job.seed, facts.context)

@@ -8,7 +8,8 @@ from pathlib import Path
 from torch import Tensor
 
 from quip_engine.block_work import stored
-from quip_engine.checkpoint import assemble, quantization_config, write_tensors
+from quip_engine.checkpoint import assemble, quantization_config, read_manifest, shard_digests
+from quip_engine.errors import QuipError
 from quip_engine.layer import LayerFormat
 from quip_engine.plan import Plan
 from quip_engine.skeleton import Skeleton
@@ -17,11 +18,12 @@ from quip_engine.workspace import FinishedBlock, Workspace
 OF_THE_RUN = ("seconds", "theory")  # of a layer's record: not kept with the model
 
 
-def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[FinishedBlock]) -> int:
-    """Write what lies outside the blocks and let the finished folder appear in one rename. Returns its bytes."""
-    path = space.directory / "outside.safetensors"
+def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[FinishedBlock]) -> None:
+    """Write what lies outside the blocks and let the finished folder appear in one rename."""
+    plan.sources.check()
     skeleton.load_outside()
-    write_tensors(path, _outside_tensors(plan, skeleton))
+    plan.sources.check()
+    outside = space.keep("outside", _outside_tensors(plan, skeleton))
     skeleton.release_outside()
     recipe, job = plan.job.recipe, {"method": plan.job.recipe.method, "bits": plan.job.recipe.bits}
     skipped = {name: reason for block in done for name, reason in block.skipped.items()}
@@ -40,8 +42,20 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
         "layers": [{k: v for k, v in layer.items() if k not in OF_THE_RUN} for block in done for layer in block.layers],
         "skipped": skipped,
     }
-    shards = [path, *(block.path for block in done)]
-    return assemble(Path(plan.facts.path), Path(plan.job.out).absolute(), shards, quantization, manifest)
+    assert outside.path is not None
+    shards = [outside.path, *(block.path for block in done)]
+    digests = [path.name for path in shards]
+    assemble(Path(plan.facts.path), Path(plan.job.out).absolute(), shards, quantization, manifest, digests=digests)
+
+
+def is_published(space: Workspace, out: Path) -> bool:
+    """Whether ``out`` holds the very blocks of a workspace: its run ended between its last two steps."""
+    blocks = [block.path.name for block in space.finished_blocks()]
+    try:
+        _outside, *rest = shard_digests(read_manifest(out))
+    except (QuipError, ValueError):
+        return False
+    return space.kept("outside") is not None and rest == blocks
 
 
 def _outside_tensors(plan: Plan, skeleton: Skeleton) -> dict[str, Tensor]:

@@ -1,6 +1,7 @@
 """From a model folder to a finished checkpoint: the same bits however often interrupted, faults named and left out."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,12 +9,13 @@ from helpers import made_up_text, tiny_model
 from transformers import AutoModelForCausalLM
 
 import quip_engine  # noqa: F401 - registers the format
-from quip_engine import block_work, events
+from quip_engine import block_work, events, room
 from quip_engine.checkpoint import read_manifest
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.errors import QuipError, Stopped, fail
 from quip_engine.files import sha256
 from quip_engine.pipeline import quantize_model
+from quip_engine.workspace import Workspace
 
 
 @pytest.fixture
@@ -97,20 +99,75 @@ def test_a_resume_with_other_inputs_is_refused_by_field(tmp_path, text):
     weights.write_bytes(data)
     with pytest.raises(QuipError) as caught:
         run(job, tmp_path / "work")
-    assert caught.value.code == "RESUME_MISMATCH" and "weights" in caught.value.message
+    assert caught.value.code == "RESUME_MISMATCH" and "files.model.safetensors" in caught.value.message
 
 
-def test_a_damaged_block_is_found_before_it_is_used(tmp_path, text):
+def flip(path):
+    data = bytearray(path.read_bytes())
+    data[len(data) // 2] ^= 1
+    path.write_bytes(data)
+
+
+def test_damage_is_found_and_costs_at_most_the_last_block(tmp_path, text):
     model = tiny_model(tmp_path, "llama", num_hidden_layers=3)
-    job = job_for(model, tmp_path / "out", text)
-    run_until_saved(job, tmp_path / "work", blocks=2)
-    block = tmp_path / "work" / "block-00000.safetensors"
-    data = bytearray(block.read_bytes())
-    data[-1] ^= 1
-    block.write_bytes(data)
+    run(job_for(model, tmp_path / "whole", text), tmp_path / "work-whole")
+    job, work = job_for(model, tmp_path / "out", text), tmp_path / "work"
+    run_until_saved(job, work, blocks=2)
+    flip(work / "objects" / (work / "CURRENT").read_text().split()[0])
+    found = run(job, work)
+    assert "CHECKPOINT_DAMAGED" in [e.code for e in found if isinstance(e, events.Warned)]
+    assert next(e.resumed_at for e in found if isinstance(e, events.RunStarted)) == 1
+    assert digests(tmp_path / "out") == digests(tmp_path / "whole")
+
+
+def test_damage_in_both_generations_is_the_end(tmp_path, text):
+    model = tiny_model(tmp_path, "llama", num_hidden_layers=3)
+    job, work = job_for(model, tmp_path / "out", text), tmp_path / "work"
+    run_until_saved(job, work, blocks=2)
+    with Workspace(work) as space:
+        first = space.finished_blocks()[0].path
+    flip(first)
     with pytest.raises(QuipError) as caught:
-        run(job, tmp_path / "work")
-    assert caught.value.code == "CHECKPOINT_DAMAGED"
+        run(job, work)
+    assert caught.value.code == "CHECKPOINT_DAMAGED" and first.name in caught.value.message
+
+
+def test_a_run_that_was_published_but_not_told_is_finished(tmp_path, text):
+    job, work = job_for(tiny_model(tmp_path), tmp_path / "out", text), tmp_path / "work"
+    for event in quantize_model(job, work, never):
+        if event == events.PhaseChanged("done"):
+            break  # killed here
+    before = digests(tmp_path / "out")
+    found = run(job, work)
+    assert isinstance(found[-1], events.RunFinished) and found[-1].bytes > 0
+    assert not any(isinstance(e, events.LayerQuantized) for e in found)
+    assert digests(tmp_path / "out") == before and not work.exists()
+
+
+def test_a_source_that_changes_meanwhile_is_noticed_and_may_come_back(tmp_path, text):
+    model = tiny_model(tmp_path, "llama", num_hidden_layers=3)
+    weights, job, work = model / "model.safetensors", job_for(model, tmp_path / "out", text), tmp_path / "work"
+    good = weights.read_bytes()
+    with pytest.raises(QuipError) as caught:
+        for event in quantize_model(job, work, never):
+            if isinstance(event, events.BlockSaved):
+                flip(weights)
+    assert caught.value.code == "SOURCE_CHANGED" and "model.safetensors" in caught.value.message
+    weights.write_bytes(good)
+    assert next(e.resumed_at for e in run(job, work) if isinstance(e, events.RunStarted)) == 1
+
+
+def test_what_will_not_fit_is_refused_unless_forced(tmp_path, text, monkeypatch):
+    job = job_for(tiny_model(tmp_path), tmp_path / "out", text)
+    for name, code in {"free_bytes": "DISK_FULL", "free_memory": "HOST_MEMORY"}.items():
+        with monkeypatch.context() as patch:
+            patch.setattr(room, name, lambda _: 1000)
+            with pytest.raises(QuipError) as caught:
+                run(job, tmp_path / "work")
+            assert caught.value.code == code
+    assert not (tmp_path / "out").exists()
+    monkeypatch.setattr(room, "free_memory", lambda _: 1000)
+    run(replace(job, force=True), tmp_path / "work")
 
 
 @pytest.mark.parametrize(

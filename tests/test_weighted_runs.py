@@ -10,6 +10,7 @@ from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.errors import QuipError, Stopped
 from quip_engine.files import sha256
 from quip_engine.pipeline import quantize_model
+from quip_engine.workspace import Workspace
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 3}
 
@@ -53,7 +54,8 @@ def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, text, stop_after):
     job = job_for(model, tmp_path / "out", text, recipe)
     with pytest.raises(Stopped):
         run(job, tmp_path / "work", stop)
-    measured = (tmp_path / "work" / "sensitivity.json").exists()
+    with Workspace(tmp_path / "work") as space:
+        measured = space.values() is not None
     notes = [e.note for e in run(job, tmp_path / "work") if isinstance(e, events.PhaseChanged)]
     assert measured == (stop_after > 6)
     assert any("backward" in note for note in notes) != measured  # not measured twice
@@ -120,9 +122,12 @@ def test_gradients_that_are_not_finite_end_the_run_by_name(tmp_path, text):
 def test_damaged_sensitivities_are_found_before_they_are_used(tmp_path, text):
     model = tiny_model(tmp_path, "llama")
     job = job_for(model, tmp_path / "out", text, RecipeConfig("qtip", 2, options={"L": 8}))
+    quantizing = False
     with pytest.raises(Stopped):
-        list(quantize_model(job, tmp_path / "work", (tmp_path / "work" / "sensitivity.json").exists))
-    path = tmp_path / "work" / "sensitivity-00000.safetensors"
+        for event in quantize_model(job, tmp_path / "work", lambda: quantizing):
+            quantizing = event == events.PhaseChanged("quantize")
+    with Workspace(tmp_path / "work") as space:
+        path = space.kept("sensitivity-00000").path
     data = bytearray(path.read_bytes())
     data[-1] ^= 1
     path.write_bytes(data)
