@@ -3,9 +3,10 @@
  * One instruction adds to 16 sums the products of two numbers each: here of 16 rows of x, laid out with their pairs side
  * by side, with one pair of a row of W, which is read as it lies. So W, which was unpacked a moment ago and is used
  * once, needs no copy, and x, laid out once, is rounded to bfloat16 on the way. 4 registers of x times 6 rows of W keep
- * 24 sums in registers. For DEPTH pairs at a time a panel of x stays in the first cache while ROWS rows of W pass, and
- * their sums, TOKENS for each, wait in the second; many rows, as x comes from farther away for all of them. Threads
- * share rows by blocks. Every sum has the same order whatever is multiplied with it.
+ * 24 sums in registers, for DEPTH pairs: that many, since loading and storing the sums takes as long as 50 of them. As
+ * long a part of a panel of x stays in the second cache, with the sums of ROWS rows of W that pass; many rows, as x
+ * comes from farther away for all of them. Threads share rows by blocks. Every sum has the same order whatever is
+ * multiplied with it.
  *
  * With AMX torch is faster, and there is nothing here.
  */
@@ -18,7 +19,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 
-enum { LANES = 16, PANEL = 4 * LANES, DEPTH = 128, BLOCK = 6 * LANES, ROWS = 4 * BLOCK, TOKENS = 4 * PANEL };
+enum { LANES = 16, PANEL = 4 * LANES, DEPTH = 1024, BLOCK = 6 * LANES, ROWS = 8 * BLOCK };
 
 INLINE int64_t least(int64_t a, int64_t b) { return a < b ? a : b; }
 INLINE int64_t padded(int64_t b) { return (b + LANES - 1) / LANES * LANES; }
@@ -73,16 +74,18 @@ void gemm_lay_out(const float *x, int64_t b, int64_t n, int64_t start, int64_t s
     }
 }
 
-/* sums: (R, U registers, the next row `next` behind) += the products of `pairs` pairs. */
-INLINE void tile(int U, int R, const uint32_t *x, const uint16_t *W, int64_t n, int64_t pairs, int add, float *sums,
-                 int64_t next)
+/* sums: (R, PANEL), U registers of each, += the products of `pairs` pairs. */
+INLINE void tile(int U, int R, const uint32_t *x, const uint16_t *W, int64_t n, int64_t pairs, int add, float *sums)
 {
     __m512 sum[24];
     for (int r = 0; r < R; r++)
         for (int u = 0; u < U; u++)
-            sum[r * U + u] = add ? _mm512_loadu_ps(sums + r * next + LANES * u) : _mm512_setzero_ps();
+            sum[r * U + u] = add ? _mm512_loadu_ps(sums + r * PANEL + LANES * u) : _mm512_setzero_ps();
     for (int64_t p = 0; p < pairs; p++) {
         __m512bh here[4];
+        if (U > 2 && p % LANES == 0) /* the next rows: a row is too short for the CPU to guess where they are */
+            for (int r = R; r < 2 * R; r++)
+                __builtin_prefetch(W + r * n + 2 * p);
 #pragma GCC unroll 4
         for (int u = 0; u < U; u++)
             here[u] = (__m512bh)_mm512_loadu_si512(x + (p * U + u) * LANES);
@@ -98,53 +101,51 @@ INLINE void tile(int U, int R, const uint32_t *x, const uint16_t *W, int64_t n, 
     }
     for (int r = 0; r < R; r++)
         for (int u = 0; u < U; u++)
-            _mm512_storeu_ps(sums + r * next + LANES * u, sum[r * U + u]);
+            _mm512_storeu_ps(sums + r * PANEL + LANES * u, sum[r * U + u]);
 }
 
 INLINE void pass(int U, int R, const uint32_t *x, const uint16_t *W, int64_t n, int64_t rows, int64_t pairs, int add,
-                 float *sums, int64_t next)
+                 float *sums)
 {
     int64_t r = 0;
     for (; r + R <= rows; r += R)
-        tile(U, R, x, W + r * n, n, pairs, add, sums + r * next, next);
+        tile(U, R, x, W + r * n, n, pairs, add, sums + r * PANEL);
     for (; r < rows; r++)
-        tile(U, 1, x, W + r * n, n, pairs, add, sums + r * next, next);
+        tile(U, 1, x, W + r * n, n, pairs, add, sums + r * PANEL);
 }
 
-/* sums: (ROWS, TOKENS) of W: (rows, n) with the rows of x from t to stop, both multiples of LANES. */
-static void multiply(const uint32_t *x, int64_t t, int64_t stop, int64_t n, const uint16_t *W, int64_t rows, float *sums)
+/* sums: (ROWS, PANEL) of W: (rows, n) with a panel of x, `width` of its rows. */
+static void multiply(const uint32_t *x, int64_t width, int64_t n, const uint16_t *W, int64_t rows, float *sums)
 {
-    for (int64_t p = 0; p < n / 2; p += DEPTH)
-        for (int64_t panel = t; panel < stop; panel += PANEL) {
-            int64_t width = least(PANEL, stop - panel), pairs = least(DEPTH, n / 2 - p);
-            const uint32_t *here = x + panel * (n / 2) + p * width;
-            float *to = sums + panel - t;
-            if (width == 4 * LANES)
-                pass(4, 6, here, W + 2 * p, n, rows, pairs, p > 0, to, TOKENS);
-            else if (width == 3 * LANES)
-                pass(3, 8, here, W + 2 * p, n, rows, pairs, p > 0, to, TOKENS);
-            else if (width == 2 * LANES)
-                pass(2, 12, here, W + 2 * p, n, rows, pairs, p > 0, to, TOKENS);
-            else
-                pass(1, 12, here, W + 2 * p, n, rows, pairs, p > 0, to, TOKENS);
-        }
+    for (int64_t p = 0; p < n / 2; p += DEPTH) {
+        int64_t pairs = least(DEPTH, n / 2 - p);
+        const uint32_t *here = x + p * width;
+        if (width == 4 * LANES)
+            pass(4, 6, here, W + 2 * p, n, rows, pairs, p > 0, sums);
+        else if (width == 3 * LANES)
+            pass(3, 8, here, W + 2 * p, n, rows, pairs, p > 0, sums);
+        else if (width == 2 * LANES)
+            pass(2, 12, here, W + 2 * p, n, rows, pairs, p > 0, sums);
+        else
+            pass(1, 12, here, W + 2 * p, n, rows, pairs, p > 0, sums);
+    }
 }
 
 /* y: (b, rows), `next` from row to row, of x as laid out and W: (rows, n); its columns from block start to stop. */
 void gemm(const uint32_t *x, int64_t b, int64_t n, const uint16_t *W, int64_t rows, float *y, int64_t next,
           int64_t start, int64_t stop)
 {
-    float sums[ROWS * TOKENS];
+    float sums[ROWS * PANEL];
     int64_t end = least(stop * BLOCK, rows);
     for (int64_t row = start * BLOCK; row < end; row += ROWS)
-        for (int64_t t = 0; t < b; t += TOKENS) {
-            int64_t count = least(ROWS, end - row), tokens = least(TOKENS, b - t);
-            multiply(x, t, t + padded(tokens), n, W + row * n, count, sums);
+        for (int64_t t = 0; t < b; t += PANEL) {
+            int64_t count = least(ROWS, end - row), tokens = least(PANEL, b - t);
+            multiply(x + t * (n / 2), padded(tokens), n, W + row * n, count, sums);
             for (int64_t i = 0; i < tokens; i += LANES)
                 for (int64_t r = 0; r < count; r += LANES) {
                     __m512i v[LANES];
                     for (int k = 0; k < LANES; k++)
-                        v[k] = _mm512_loadu_si512(sums + (r + k) * TOKENS + i);
+                        v[k] = _mm512_loadu_si512(sums + (r + k) * PANEL + i);
                     transpose(v);
                     for (int64_t k = 0; k < least(LANES, tokens - i); k++)
                         _mm512_mask_storeu_epi32(y + (t + i + k) * next + row + r, first(count - r), v[k]);

@@ -12,7 +12,7 @@ from quip_engine.linalg.gemm import Gemm
 from quip_engine.native import library
 
 SHAPES = [(1, 2, 1), (1, 64, 64), (5, 66, 1), (17, 100, 97), (33, 31, 50)]  # b, n, m
-SHAPES += [(37, 258, 200), (63, 510, 111), (64, 256, 96), (600, 130, 333), (513, 62, 95)]
+SHAPES += [(37, 258, 200), (63, 510, 111), (64, 256, 96), (600, 130, 333), (513, 62, 95), (65, 2114, 30), (2, 30, 800)]
 
 
 def product(x: Tensor, W: Tensor, *starts: int) -> Tensor:
