@@ -1,12 +1,14 @@
 """The studio for programs: named and typed endpoints for ``gradio_client``. Everything else of the page is private.
 
     from gradio_client import Client
-    studio = Client("http://127.0.0.1:7860")
+    key = "..."  # what follows ?token= in the address that the terminal printed
+    studio = Client("http://127.0.0.1:7860", headers={"authorization": f"Bearer {key}"})
     studio.predict(api_name="/list_models")
     run = studio.predict("/models/tiny", "waterfill", 2.0, api_name="/start_run")
     studio.predict(run["id"], api_name="/run_status")
 
-Values are checked as those of a form are. What cannot be done comes back as an error whose text begins with its code.
+Where ``--password-file`` was given, ``Client(address, auth=("studio", password))`` comes in, too. Values are checked
+as those of a form are. What cannot be done comes back as an error whose text begins with its code.
 """
 
 from __future__ import annotations
@@ -14,11 +16,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import asdict
 from functools import wraps
+from inspect import signature
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import gradio as gr
 
+from app.calls import worded
 from app.state import explain
 from app.studio import Studio
 from quip_engine import runs
@@ -44,16 +48,26 @@ def add(studio: Studio) -> None:
 
 
 def _named_errors(endpoint: Callable[..., Any]) -> Callable[..., Any]:
+    hints = get_type_hints(endpoint)
+
     @wraps(endpoint)
     def answer(*given: Any, **named: Any) -> Any:
         try:
+            for name, value in signature(endpoint).bind(*given, **named).arguments.items():
+                _check_kind(name, value, hints[name])
             return endpoint(*given, **named)
         except Exception as error:
             told = explain(error)
-            text = f"{told.code}: {told.message} {told.hint}".strip()
-            raise gr.Error(text, print_exception=False) from error
+            raise gr.Error(worded(told), print_exception=told.code == "DEFECT") from error
 
     return answer
+
+
+def _check_kind(name: str, value: Any, kind: Any) -> None:
+    allowed = int | float if kind in (int, float) else kind
+    if isinstance(value, bool) or not isinstance(value, allowed):
+        words = {str: "a text", int: "a number", float: "a number"}.get(kind, "an object of named values")
+        fail("BAD_SETTING", field=name, value=repr(value)[:80], allowed=words)
 
 
 class Surface:
@@ -78,7 +92,7 @@ class Surface:
         samples: int = 128,
         seqlen: int = 256,
         seed: int = 0,
-        options: dict[str, Any] | None = None,
+        options: dict | None = None,
     ) -> dict[str, Any]:
         """Quantize a model. Without ``out``, a new folder in the data directory is made. Tells how the run stands."""
         recipe = RecipeConfig(method, bits, options=options or {})

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import psutil
 from starlette.datastructures import MutableHeaders
 from starlette.formparsers import MultiPartException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -48,7 +48,7 @@ READ = (
 )
 WRITE = (
     "/login",
-    *(f"{GRADIO}/{name}" for name in ("queue/join", "run/", "call/", "upload", "cancel", "reset")),
+    *(f"{GRADIO}/{name}" for name in ("queue/join", "run/", "call/", "upload", "cancel", "reset", "component_server")),
 )
 ROUTES = {"GET": READ, "HEAD": READ, "POST": WRITE}
 
@@ -93,7 +93,10 @@ class Guard:
         refusal = self.refuses(request) or await self._at_the_door(request)
         if refusal:
             return await refusal(scope, receive, answer)
-        return await self.app(scope, body.receive, body.replacing(answer))
+        try:
+            await self.app(scope, body.receive, body.replacing(answer))
+        except (MultiPartException, ClientDisconnect):
+            await body.refuse(answer)
 
     def refuses(self, request: Request) -> Response | None:
         """The answer to a request that must not pass, whoever asks."""
@@ -146,13 +149,15 @@ class Body:
         """Sends 413 in place of whatever was made of a body that was too long."""
 
         async def replaced(message: Message) -> None:
-            if not self.too_long:
-                await send(message)
-            elif not self._answered:
-                self._answered = True
-                await _text(413, TOO_LONG)({"type": "http"}, self._receive, send)
+            await (self.refuse(send) if self.too_long else send(message))
 
         return replaced
+
+    async def refuse(self, send: Send) -> None:
+        """413, once, to a body that was too long; nobody listens where it broke off."""
+        if self.too_long and not self._answered:
+            self._answered = True
+            await _text(413, TOO_LONG)({"type": "http"}, self._receive, send)
 
 
 def _is_visit(request: Request) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import errno
+import logging
 import os
 import shutil
 import socket
@@ -128,6 +129,7 @@ def _quiet_environment(flags: argparse.Namespace) -> None:
     os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
     os.environ["GRADIO_TEMP_DIR"] = str(home / "uploads")
     os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it tells of every broken upload
     wait_patiently()
     if flags.offline:
         os.environ["HF_HUB_OFFLINE"] = os.environ["HF_DATASETS_OFFLINE"] = "1"
@@ -139,6 +141,7 @@ def _serve(flags: argparse.Namespace, listener: socket.socket, password: str | N
     from fastapi import FastAPI  # noqa: PLC0415
 
     from app import live_plot  # noqa: PLC0415
+    from app.calls import Calls  # noqa: PLC0415
     from app.door import Door, read_secret  # noqa: PLC0415
     from app.guard import Guard, own_names  # noqa: PLC0415
     from app.main import build, launch_options  # noqa: PLC0415
@@ -151,9 +154,10 @@ def _serve(flags: argparse.Namespace, listener: socket.socket, password: str | N
     studio = Studio(home, flags.offline, f"{host}:{port}")
     studio.follower.watch()
     gr.set_static_paths([live_plot.PLOTLY_DIR])
+    blocks = build(studio)
     page = gr.mount_gradio_app(
         FastAPI(openapi_url=None),
-        build(studio),
+        blocks,
         "/",
         server_name=host,
         server_port=port,
@@ -162,7 +166,7 @@ def _serve(flags: argparse.Namespace, listener: socket.socket, password: str | N
         **launch_options(),
     )
     names = {host} | (own_names() if flags.listen else set())
-    server = _server(uvicorn, Guard(page, door, names), lambda: _announce(flags, host, port, door))
+    server = _server(uvicorn, Guard(Calls(page, blocks), door, names), lambda: _announce(flags, host, port, door))
     server.run(sockets=[listener])
 
 

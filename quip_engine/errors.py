@@ -100,6 +100,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
         "Use UTF-8 .txt, or .jsonl / .parquet with a text column.",
     ),
     # -- settings
+    "BAD_REQUEST": ("This call cannot be meant: {reason}.", "Reload the page; programs find the calls in app/api.py."),
     "BAD_SETTING": ("{field}: {value} is not possible.", "Allowed: {allowed}."),
     "BAD_RECIPE": ("{reason}.", "The nearest that works: {remedy}."),
     "NOT_A_RECIPE": ("{path} cannot be used as a recipe: {reason}.", "Choose a file that was saved as a recipe."),

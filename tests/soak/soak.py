@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+import psutil
+
 ROOT = Path(__file__).parents[2]
 DEMO = ROOT / "assets" / "demo-model"
 sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
@@ -105,8 +107,16 @@ class Server:
         finally:
             self.process.kill()
             self.process.stdout.close()
-        if self._own:
-            self._own.cleanup()
+            for worker in workers(self.home):
+                worker.kill()
+            if self._own:
+                self._own.cleanup()
+
+
+def workers(home: Path) -> list[psutil.Process]:
+    """Processes that work for a data directory: they outlive the server on purpose."""
+    named = psutil.process_iter(["cmdline"])
+    return [p for p in named if str(home) in (p.info["cmdline"] or []) and p.pid != os.getpid()]
 
 
 def share_kernels(home: Path) -> None:
