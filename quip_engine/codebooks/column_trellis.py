@@ -113,20 +113,31 @@ class ColumnTrellis(Codebook):
 
     def decode(self, tensors: dict[str, Tensor], m: int, n: int) -> Tensor:
         trellis, side = Sequences.of(self.L, m), self.side
-        groups = -(-n // self.group)
-        rates = unpack_bits(tensors["rates"][None], side.rate_bits, groups)[0].repeat_interleave(self.group)[:n]
-        cost = trellis.costs(side, tensors["codes"].device)[rates.long()]
-        ends = cost.cumsum(0)
-        bits = unpack_bits(tensors["codes"][None], 1, int(ends[-1]))[0]
+        rates, starts = self.places(tensors, m, n)
+        cost = trellis.costs(side, rates.device)[rates]
+        bits = unpack_bits(tensors["codes"][None], 1, int(starts[-1] + cost[-1]))[0]
         W = torch.zeros(n, m, device=bits.device)
         for rate in rates.unique().tolist():
             columns = (rates == rate).nonzero()[:, 0]
             for some in columns.split(max(1, DECODED // m)):
-                at = (ends[some] - cost[some])[:, None] + torch.arange(int(cost[some[0]]), device=bits.device)
+                at = starts[some][:, None] + torch.arange(int(cost[some[0]]), device=bits.device)
                 W[some] = trellis.values(bits[at].view(len(some) * trellis.S, -1), rate * side.rate_step, m)
-        s = _scales(tensors["scales"], side, groups, tensors["base"]).repeat_interleave(self.group)[:n]
+        s, r = self.scales_of(tensors, m, n)
         W = W.mul_(s[:, None]).T
-        return W * _row_scales(tensors["row_scales"], m)[:, None] if self.row_scales else W
+        return W if r is None else W * r[:, None]
+
+    def places(self, tensors: dict[str, Tensor], m: int, n: int) -> tuple[Tensor, Tensor]:
+        """The rate of each column, in steps, and the bit its strings start at: (n,) int64 each."""
+        rates = unpack_bits(tensors["rates"][None], self.side.rate_bits, -(-n // self.group))[0].long()
+        rates = rates.repeat_interleave(self.group)[:n]
+        cost = Sequences.of(self.L, m).costs(self.side, rates.device)[rates]
+        return rates, cost.cumsum(0) - cost
+
+    def scales_of(self, tensors: dict[str, Tensor], m: int, n: int) -> tuple[Tensor, Tensor | None]:
+        """s: (n,) and, where rows have scales, r: (m,)."""
+        s = _scales(tensors["scales"], self.side, -(-n // self.group), tensors["base"])
+        r = _row_scales(tensors["row_scales"], m) if self.row_scales else None
+        return s.repeat_interleave(self.group)[:n], r
 
 
 @dataclass(frozen=True)

@@ -76,8 +76,10 @@ class Grid(ScalarCodebook):
         }
 
     def decode(self, tensors: dict[str, Tensor], m: int, n: int) -> Tensor:
-        codes = unpack_bits(tensors["codes"], self.bits, n)
-        return GridQuantizer(self.bits, tensors["scale"], n).values(codes)
+        return self.quantizer(tensors, n).values(unpack_bits(tensors["codes"], self.bits, n))
+
+    def quantizer(self, tensors: dict[str, Tensor], n: int) -> ScalarQuantizer:
+        return GridQuantizer(self.bits, tensors["scale"], n)
 
 
 class GridQuantizer(ScalarQuantizer):
@@ -144,10 +146,12 @@ class RowGrid(ScalarCodebook):
         } | zero
 
     def decode(self, tensors: dict[str, Tensor], m: int, n: int) -> Tensor:
-        codes = unpack_bits(tensors["codes"], self.bits, n)
+        return self.quantizer(tensors, n).values(unpack_bits(tensors["codes"], self.bits, n))
+
+    def quantizer(self, tensors: dict[str, Tensor], n: int) -> ScalarQuantizer:
         step = tensors["step"].float()
         zero = torch.full_like(step, half_range(self.bits)) if self.symmetric else tensors["zero"].float()
-        return self._quantizer(step, zero, n).values(codes)
+        return self._quantizer(step, zero, n)
 
 
 class RowGridQuantizer(ScalarQuantizer):

@@ -66,7 +66,13 @@ class ScalarQuantizer(Quantizer, ABC):
 
 @dataclass(frozen=True)
 class ScalarCodebook(Codebook, ABC):
-    """A codebook whose quantizer is a ``ScalarQuantizer``."""
+    """A codebook whose quantizer is a ``ScalarQuantizer`` and whose codes are packed row by row."""
+
+    bits: int
+
+    @abstractmethod
+    def quantizer(self, tensors: dict[str, Tensor], n: int) -> ScalarQuantizer:
+        """That of stored tensors, for n columns."""
 
 
 def need_scalar(codebook: Codebook, reason: str) -> None:
