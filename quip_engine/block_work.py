@@ -103,8 +103,8 @@ class BlockWork:
     def _quantize_group(
         self, block: nn.Module, linears: dict[str, nn.Module], names: list[str], hessian: Hessian
     ) -> Iterator[events.Event]:
-        hessian.symmetrize_()
-        H = hessian.matrix
+        H = hessian.matrix()
+        del hessian
         Q = eigenvectors(H)
         input_seed = derived_seed(self.plan.job.seed, self.prefix + names[0], "input")
         for name in names:

@@ -57,7 +57,7 @@ def fill_up(block: nn.Module, index: int, activations: Activations, groups: Grou
             experts.see_all = frozenset()
     for names, hessian in from_all:  # one for all gate and up, which now read the same tokens
         for first in routed.keys() & set(names):
-            routed[first].matrix.mul_(shares[first]).add_(hessian.matrix, alpha=1 - shares[first])
+            routed[first].blend_(hessian, shares[first])
         if never := [name for name in names if shares[name] == 0]:
             groups.append((never, hessian))
     return notes

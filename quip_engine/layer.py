@@ -24,6 +24,7 @@ from quip_engine.linalg.guarantee import Traces, eigenvalues_of, energy_of, feed
 from quip_engine.linalg.hessian import ROWS, check_hessian
 from quip_engine.linalg.proxy import eigenvectors as eigenvectors_of
 from quip_engine.linalg.proxy import hessian_incoherence, quadratic_trace, weight_incoherence
+from quip_engine.linalg.symmetric import LowerHalf
 from quip_engine.methods.registry import Recipe
 from quip_engine.transforms import Maps, TensorSpec, Transform, transforms
 from quip_engine.transforms.base import Keep
@@ -112,7 +113,7 @@ def quantize_weight(
     Q = eigenvectors_of(H) if eigenvectors is ... else eigenvectors
     started = time.perf_counter()
     problem = Problem(W.detach(), H, importance, seed, seed if input_seed is None else input_seed)
-    recipe = _best_rival(problem, recipe)
+    recipe = _best_rival(problem, recipe, last=last)
     without, squared = quadratic_trace(problem.W, H), squared_norm(problem.W)
     energy, spectrum = energy_of(squared, H, without), None if Q is None else eigenvalues_of(H, Q)
     solved = _solve(problem, recipe, last=last)
@@ -182,32 +183,36 @@ def _solve(problem: Problem, recipe: Recipe, *, last: bool = False) -> Solution:
     quantizer = recipe.codebook.fit(W, H, stored_bits(tensors))
     if known is not None and isinstance(maps.output_rotation, Keep):  # rows that are mixed count alike
         quantizer.weigh(known if maps.output_scale is None else known * maps.output_scale.square())
-    rounded = recipe.rounding.round(W, H, quantizer, torch.Generator().manual_seed(problem.seed))
     mu_w, squared = weight_incoherence(W), squared_norm(W)
+    rounded = recipe.rounding.round(W, H, quantizer, torch.Generator().manual_seed(problem.seed))
     error = maps.on_output_(rounded.weight.sub_(W))
     return Solution(tensors, maps, H, quantizer, rounded.codes, error, mu_w, squared, rounded.notes)
 
 
-def _best_rival(problem: Problem, recipe: Recipe) -> Recipe:
+def _best_rival(problem: Problem, recipe: Recipe, *, last: bool = False) -> Recipe:
     """The rival that loses least on this layer, tried with quick codebooks; the recipe itself where it has none.
 
     Where it is not known what outputs count, a row counts with 1 / rms: between the proxy loss, where small outputs
     hardly count, and relative losses, where all outputs count alike. By the proxy loss alone a model of uneven rows
-    ends farther from the original.
+    ends farther from the original. ``last``: trials work in the place of H, which is then what it was.
     """
     if not recipe.rivals:
         return recipe
     W, known = problem.W, problem.importance
     rows = (_usual_importance(W) if known is None else known).sqrt()[:, None]
+    kept = LowerHalf.of(problem.H) if last else None
 
     def loss(rival: Recipe) -> float:
         try:
-            tried = _solve(problem, replace(rival, codebook=rival.codebook.quick()))
+            tried = _solve(problem, replace(rival, codebook=rival.codebook.quick()), last=last)
+            return quadratic_trace(tried.error.mul_(rows), tried.H_t)
         except QuipError as error:
             if error.code != "WIDTH_UNSUPPORTED":
                 raise
             return math.inf  # where none fits, the one that is taken says why
-        return quadratic_trace(tried.error.mul_(rows), tried.H_t)
+        finally:
+            if kept:
+                kept.write_(problem.H)
 
     return min(recipe.rivals, key=loss)
 

@@ -139,9 +139,8 @@ def _take(skeleton: Skeleton, layer: LinearLayer, activations: Activations) -> d
     if hessian is None:
         reason = "no token of the calibration text reaches it"
         fail("QUANT_UNSTABLE", name=layer.name, reason=reason)
-    hessian.symmetrize_()
     W = weight_of(linear_modules(block)[path]).detach()
-    return {"W": W.float().cpu().contiguous(), "H": hessian.matrix.cpu()}
+    return {"W": W.float().cpu().contiguous(), "H": hessian.matrix().cpu()}
 
 
 def _states(block: int) -> str:

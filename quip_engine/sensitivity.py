@@ -36,8 +36,9 @@ from quip_engine import events
 from quip_engine.activations import Activations, predictions
 from quip_engine.architecture import linear_modules, weight_of
 from quip_engine.errors import Stopped, fail
-from quip_engine.linalg.hessian import Hessian, cholesky
+from quip_engine.linalg.hessian import Hessian, cholesky_
 from quip_engine.plan import Plan
+from quip_engine.process import return_small_memory
 from quip_engine.skeleton import Skeleton
 from quip_engine.workspace import Workspace
 
@@ -80,12 +81,14 @@ def measure(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterator[
     for index, event in pass_through(range(blocks)[::-1], "backward"):
         yield event
         activations.hidden = space.take_states(index).to(plan.device)
-        found = block_sensitivities(skeleton.load_block(index), index, activations, gradient)
+        gathered = gather(skeleton.load_block(index), index, activations, gradient)
+        skeleton.release_block(index)  # before the room for it goes to H of its layers
+        return_small_memory()
+        found = sensitivities(gathered, plan.tokens.numel())
         space.keep_sensitivities(index, _stored(found))
         values |= {
             f"{skeleton.prefix}.{index}.{name}": layer.value for name, layer in found.items() if layer.value > -math.inf
         }
-        skeleton.release_block(index)
     space.finish_sensitivities(values)
 
 
@@ -109,16 +112,15 @@ def drawn_labels(log_p: Tensor, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(below, draw * below[:, -1:]).clamp_max(log_p.shape[1] - 1)
 
 
-def block_sensitivities(
-    block: nn.Module, index: int, activations: Activations, gradient: Tensor
-) -> dict[str, Sensitivity]:
-    """Of every layer of a block that a gradient reaches, by path.
+def gather(block: nn.Module, index: int, activations: Activations, gradient: Tensor) -> dict[str, Gathered]:
+    """Run a block forward and back, batch by batch; returns what came of it for every layer, by path.
 
     ``gradient``: (samples, length, width) by the outputs of the block; becomes, in place, that by its inputs.
     """
     samples, length, _ = activations.hidden.shape
-    gathered = {name: _Gathered(module, samples, length) for name, module in linear_modules(block).items()}
-    handles = [layer.watch() for layer in gathered.values()]
+    layers = linear_modules(block)
+    gathered = {name: Gathered(weight_of(module), samples, length) for name, module in layers.items()}
+    handles = [gathered[name].watch(module) for name, module in layers.items()]
     try:
         for place, call in activations.calls(index):
             for layer in gathered.values():
@@ -129,7 +131,13 @@ def block_sensitivities(
     finally:
         for handle in handles:
             handle.remove()
-    return {name: layer.result(samples * length) for name, layer in gathered.items() if layer.hessian.tokens}
+    return gathered
+
+
+def sensitivities(gathered: dict[str, Gathered], tokens: int) -> dict[str, Sensitivity]:
+    """Of every layer that a gradient reached, by path; nothing is left in ``gathered``. ``tokens``: how many in all."""
+    reached = [name for name, layer in gathered.items() if layer.hessian.tokens]
+    return {name: gathered.pop(name).result(tokens) for name in reached}
 
 
 def _gradient(output: Tensor, leaf: Tensor, by_output: Tensor | None, name: str) -> Tensor:
@@ -142,25 +150,24 @@ def _gradient(output: Tensor, leaf: Tensor, by_output: Tensor | None, name: str)
     return found
 
 
-class _Gathered:
-    """What is summed up over the batches for one linear layer."""
+class Gathered:
+    """What is summed up over the batches for one linear layer of the weight W: (m, n)."""
 
-    def __init__(self, module: nn.Module, samples: int, length: int) -> None:
-        self.module, self.weight = module, weight_of(module)
-        m, n = self.weight.shape
-        device = self.weight.device
+    def __init__(self, W: Tensor, samples: int, length: int) -> None:
+        (m, n), device = W.shape, W.device
+        self.rows = torch.linalg.vector_norm(W, dim=1) / math.sqrt(n)
         self.tokens = torch.zeros(samples, length, device=device)
         self.outputs = torch.zeros(m, dtype=torch.float64, device=device)
         self.hessian = Hessian(n, device)
         self.sees_all = True
         self.place = slice(0)
 
-    def watch(self) -> torch.utils.hooks.RemovableHandle:
+    def watch(self, module: nn.Module) -> torch.utils.hooks.RemovableHandle:
         def on_output(_module: nn.Module, args: tuple[Tensor, ...], output: Tensor) -> None:
             if output.requires_grad:
                 output.register_hook(lambda g: self.take(args[0].detach(), g))
 
-        return self.module.register_forward_hook(on_output)
+        return module.register_forward_hook(on_output)
 
     def take(self, x: Tensor, g: Tensor) -> None:
         """Inputs x: (..., n) of some tokens and the gradients g: (..., m) by the outputs."""
@@ -174,7 +181,6 @@ class _Gathered:
             into += norms.view_as(into)
 
     def result(self, tokens: int) -> Sensitivity:
-        """``tokens``: how many there are in all."""
         mean = self.outputs.mean()
         if mean == 0:  # nothing that this layer gives reaches the predictions
             return Sensitivity(None, torch.ones(len(self.outputs)), -math.inf)
@@ -184,16 +190,11 @@ class _Gathered:
         return Sensitivity(weights, outputs.cpu(), self._value(outputs) + math.log2(share))
 
     def _value(self, outputs: Tensor) -> float:
-        if not self.hessian.matrix.diagonal().any():
+        H, spread = self.hessian.matrix(), float((outputs.sqrt() * self.rows).mean())
+        if spread == 0 or not H.diagonal().any():
             return -math.inf
-        self.hessian.symmetrize_()
-        L, _ = cholesky(self.hessian.matrix, DAMPING, "the layer")
-        m, n = self.weight.shape
-        rows = torch.linalg.vector_norm(self.weight, dim=1) / math.sqrt(n)
-        spread = float((outputs.sqrt() * rows).mean())
-        if spread == 0:
-            return -math.inf
-        return 2 * float(L.diagonal().double().log2().mean()) + 2 * math.log2(spread) - math.log2(m)
+        cholesky_(H, DAMPING, "the layer")
+        return 2 * float(H.diagonal().double().log2().mean()) + 2 * math.log2(spread) - math.log2(len(outputs))
 
 
 def _stored(found: dict[str, Sensitivity]) -> dict[str, Tensor]:

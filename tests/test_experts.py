@@ -116,13 +116,13 @@ def test_hessians_of_few_tokens_are_filled_up_from_all(tmp_path, family):
             count = routed[name].tokens if name in routed else 0
             assert count < 32  # 24 tokens in all
             share = count / 32
-            own = routed[name].matrix if count else torch.zeros(inputs.shape[1], inputs.shape[1])
+            own = routed[name].matrix() if count else torch.zeros(inputs.shape[1], inputs.shape[1])
             expected = share * own + (1 - share) * inputs.T @ inputs / len(inputs)
-            torch.testing.assert_close(result[name].matrix, expected, rtol=1e-4, atol=1e-7)
+            torch.testing.assert_close(result[name].matrix(), expected, rtol=1e-4, atol=1e-7)
             assert notes[name] == notes[name.replace("gate", "up")]
             assert f"saw {count} tokens, fewer than 32 inputs" in notes[name]
     attention = [name for name in result if "self_attn" in name]
-    assert attention and all(torch.equal(routed[name].matrix, result[name].matrix) for name in attention)
+    assert attention and all(torch.equal(routed[name].matrix(), result[name].matrix()) for name in attention)
 
 
 def test_enough_tokens_change_nothing(tmp_path):
@@ -130,7 +130,7 @@ def test_enough_tokens_change_nothing(tmp_path):
     tokens = torch.randint(5, 200, (40, 32), generator=torch.Generator().manual_seed(1))
     _, _, before, after, notes = filled(folder, tokens)
     assert notes == {}
-    assert all(torch.equal(a.matrix, b.matrix) for (_, a), (_, b) in zip(before, after, strict=True))
+    assert all(torch.equal(a.matrix(), b.matrix()) for (_, a), (_, b) in zip(before, after, strict=True))
 
 
 @pytest.mark.parametrize("family", EXPERTS)

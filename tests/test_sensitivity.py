@@ -11,7 +11,7 @@ from quip_engine.activations import Activations, block_hessians, predictions
 from quip_engine.architecture import linear_modules, weight_of
 from quip_engine.errors import QuipError
 from quip_engine.linalg.hessian import damped
-from quip_engine.sensitivity import SMALLEST, block_sensitivities, drawn_labels, head_gradient
+from quip_engine.sensitivity import SMALLEST, drawn_labels, gather, head_gradient, sensitivities
 from quip_engine.skeleton import Skeleton
 
 CPU = torch.device("cpu")
@@ -40,7 +40,7 @@ def streamed(skeleton, tokens, seed=0):
     found = {}
     for index in reversed(range(len(skeleton.blocks))):
         activations.hidden = states[index]
-        layers = block_sensitivities(skeleton.blocks[index], index, activations, gradient)
+        layers = sensitivities(gather(skeleton.blocks[index], index, activations, gradient), tokens.numel())
         found |= {f"{skeleton.prefix}.{index}.{name}": layer for name, layer in layers.items()}
     return found
 
@@ -139,9 +139,9 @@ def test_tokens_count_with_their_weights(tmp_path):
     handle.remove()
     x = torch.cat(inputs).flatten(0, 1)
     w = (sum(weights.values()) / 2).flatten()
-    torch.testing.assert_close(groups[0][1].matrix, (x * w[:, None]).T @ x / len(x))
+    torch.testing.assert_close(groups[0][1].matrix(), (x * w[:, None]).T @ x / len(x))
     plain = block_hessians(block, 0, activations)
-    assert all(torch.equal(a.matrix, b.matrix) for (_, a), (_, b) in zip(groups[1:], plain[1:], strict=True))
+    assert all(torch.equal(a.matrix(), b.matrix()) for (_, a), (_, b) in zip(groups[1:], plain[1:], strict=True))
 
 
 def test_a_layer_without_gradient_is_worth_nothing(tmp_path):

@@ -59,7 +59,7 @@ def test_hessians_are_shared_where_inputs_are(tmp_path, family):
     }.get(family, attention + expert)
     assert [sorted(n) for n in names] == [sorted(n) for n in expected]
     for _, hessian in groups:
-        assert torch.isfinite(hessian.matrix).all()
+        assert torch.isfinite(hessian.matrix()).all()
 
 
 def test_hessian_is_the_second_moment_of_what_the_layer_reads(tmp_path):
@@ -74,7 +74,7 @@ def test_hessian_is_the_second_moment_of_what_the_layer_reads(tmp_path):
     groups = {names[0]: h for names, h in block_hessians(block, 0, activations)}
     handle.remove()
     x = torch.cat(inputs).double()
-    torch.testing.assert_close(groups["mlp.down_proj"].matrix.double(), x.T @ x / len(x), rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(groups["mlp.down_proj"].matrix().double(), x.T @ x / len(x), rtol=1e-5, atol=1e-9)
 
 
 def test_activations_restart_at_a_later_block(tmp_path):

@@ -249,12 +249,16 @@ class ColumnQuantizer(Quantizer):
         return path_bits(states.int() & 0xFFFF, steps.to(states.device)).flatten()
 
     def pack(self, codes: list[Tensor]) -> dict[str, Tensor]:
-        bits = torch.cat([self._bits(code, i) for i, code in enumerate(codes)])
-        device, groups = bits.device, len(self.rates)
+        device, groups, end = codes[0].device, len(self.rates), 0
+        bits = torch.zeros(self.budget, dtype=torch.uint8, device=device)  # what is left at the end stays zero
+        for i, code in enumerate(codes):
+            string = self._bits(code, i)
+            bits[end : end + len(string)] = string
+            end += len(string)
         rates = torch.tensor([self.rates], dtype=torch.uint8, device=device)
         scales = torch.tensor([[self.scale_codes.get(g, 0) for g in range(groups)]], dtype=torch.uint8, device=device)
         tensors = {
-            "codes": pack_bits(pad(bits, (0, self.budget - len(bits)))[None], 1)[0],
+            "codes": pack_bits(bits[None], 1)[0],
             "rates": pack_bits(rates, self.side.rate_bits)[0],
             "scales": pack_bits(scales, self.side.scale_bits)[0],
             "base": self.base,

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+GROUPS = 1 << 15  # of eight codes, packed together
+
 
 def packed_width(n: int, bits: int) -> int:
     """Bytes of a row of n codes."""
@@ -18,12 +20,14 @@ def packed_width(n: int, bits: int) -> int:
 def pack_bits(codes: Tensor, bits: int) -> Tensor:
     """(m, packed_width(n, bits)) uint8 from codes: (m, n) uint8, each below 2^bits."""
     m, n = codes.shape
-    groups = pad(codes, (0, -n % 8)).view(m, -1, 8)  # eight codes make ``bits`` bytes
-    words = torch.zeros(groups.shape[:2], dtype=torch.int64, device=codes.device)
-    for i in range(8):
-        words |= groups[:, :, i].long() << bits * i
-    octets = words[..., None] >> 8 * torch.arange(bits, device=codes.device) & 255
-    return octets.to(torch.uint8).view(m, -1)[:, : packed_width(n, bits)].contiguous()
+    groups = pad(codes, (0, -n % 8)).view(-1, 8)  # eight codes make ``bits`` bytes
+    octets = torch.empty(len(groups), bits, dtype=torch.uint8, device=codes.device)
+    for some, into in zip(groups.split(GROUPS), octets.split(GROUPS), strict=True):
+        words = torch.zeros(len(some), dtype=torch.int64, device=codes.device)
+        for i in range(8):
+            words |= some[:, i].long() << bits * i
+        into.copy_(words[:, None] >> 8 * torch.arange(bits, device=codes.device) & 255)
+    return octets.view(m, -1)[:, : packed_width(n, bits)].contiguous()
 
 
 def unpack_bits(packed: Tensor, bits: int, n: int) -> Tensor:

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from quip_engine.errors import fail
+from quip_engine.linalg.symmetric import WIDTH, LowerHalf
 
 ASYMMETRY = 1e-4  # largest |H - H^T| allowed, relative to max |H|: far above float32 rounding, far below a wrong file
 ROWS = 256  # looked at together, so that no step needs another (n, n) matrix
@@ -24,31 +25,34 @@ RAISED = (10, 100, 1000)  # times the asked damping (at least 0.001), in float64
 
 
 class Hessian:
-    """The running mean of x x^T. Holds one (n, n) float32 buffer, whatever the number of tokens."""
+    """The running mean of x x^T. Holds half an (n, n) float32 matrix, whatever the number of tokens."""
 
     def __init__(self, n: int, device: torch.device | str = "cpu") -> None:
-        self.matrix = torch.zeros(n, n, device=device)  # (1/T) X^T X
+        self._mean = LowerHalf(n, device)  # (1/T) X^T X
+        self._device = device
         self.tokens = 0  # T
 
     def add(self, x: Tensor, weights: Tensor | None = None) -> None:
         """Take in the inputs x: (..., n) of any float dtype; each row is a token, and counts with ``weights``: (T,)."""
-        X = x.detach().reshape(-1, x.shape[-1]).to(self.matrix)
+        X = x.detach().reshape(-1, x.shape[-1]).to(self._device, torch.float32)
         if len(X) == 0:
             return
         total = self.tokens + len(X)
         # The mean, not the sum: no growth towards overflow, and no second matrix to divide into.
         weighted = X if weights is None else X * weights.to(X)[:, None]
-        self.matrix.addmm_(X.T, weighted, beta=self.tokens / total, alpha=1 / total)
+        for start, panel in self._mean.panels():
+            here = weighted[:, start : start + WIDTH]
+            panel.addmm_(X[:, start:].T, here, beta=self.tokens / total, alpha=1 / total)
         self.tokens = total
 
-    def symmetrize_(self) -> None:
-        """Remove what float32 rounding left between the triangles, in place, so that nobody needs a copy."""
-        n = len(self.matrix)
-        for start in range(0, n, ROWS):
-            stop = min(start + ROWS, n)
-            corner = self.matrix[start:stop, start:stop]
-            corner.copy_(corner / 2 + corner.T / 2)
-            self.matrix[start:stop, stop:] = self.matrix[stop:, start:stop].T
+    def blend_(self, other: Hessian, share: float) -> None:
+        """Become share H + (1 - share) H_other, with the tokens of H."""
+        for (_, panel), (_, theirs) in zip(self._mean.panels(), other._mean.panels(), strict=True):
+            panel.mul_(share).add_(theirs, alpha=1 - share)
+
+    def matrix(self) -> Tensor:
+        """H: (n, n) float32, exactly symmetric; a new tensor."""
+        return self._mean.write_(torch.empty(self._mean.n, self._mean.n, device=self._device))
 
 
 def check_hessian(H: Tensor, n: int, name: str) -> tuple[Tensor, list[str]]:

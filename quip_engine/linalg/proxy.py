@@ -48,8 +48,9 @@ def _trace_of_rows(E: Tensor, H: Tensor) -> float:
 
 def weight_incoherence(W: Tensor) -> float:
     """mu of W: (m, n); 1 at best. Zero for a zero matrix."""
-    largest = max(float(W.max()), -float(W.min()))
-    norm = float(torch.linalg.vector_norm(W, dtype=torch.float32))
+    rows = W.split(CHUNK)  # a W that is held transposed is not copied as a whole
+    largest = max(float(some.abs().max()) for some in rows)
+    norm = math.hypot(*(float(torch.linalg.vector_norm(some, dtype=torch.float32)) for some in rows))
     return largest * math.sqrt(W.numel()) / max(norm, 1e-30)
 
 

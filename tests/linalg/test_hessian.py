@@ -22,25 +22,24 @@ def low_rank(n: int, rank: int) -> Tensor:
 def test_mean_of_outer_products_over_many_batches() -> None:
     X = gaussian(400, 16, 24) * torch.logspace(-2, 2, 24)  # 400 batches of 16 tokens
     H = Hessian(24)
-    buffer = H.matrix.data_ptr()
     for batch in X.split(1):
         H.add(batch)
     rows = X.reshape(-1, 24).double()
     expected = rows.T @ rows / len(rows)
     scale = expected.diagonal().sqrt()
     assert H.tokens == 6400
-    assert H.matrix.data_ptr() == buffer and H.matrix.dtype == torch.float32
-    assert ((H.matrix - expected) / torch.outer(scale, scale)).abs().max() < 2e-6  # 3e-7
+    assert H.matrix().dtype == torch.float32 and torch.equal(H.matrix(), H.matrix().T)
+    assert ((H.matrix() - expected) / torch.outer(scale, scale)).abs().max() < 2e-6  # 3e-7
 
 
 def test_any_float_dtype_and_shape_is_taken_and_nothing_from_nothing() -> None:
     H = Hessian(4)
     H.add(torch.empty(0, 4))
-    assert H.tokens == 0 and not H.matrix.any()
+    assert H.tokens == 0 and not H.matrix().any()
     H.add(torch.full((2, 3, 4), 300.0, dtype=torch.float16))  # the square overflows float16
     H.add(torch.full((4,), 300.0, dtype=torch.bfloat16, requires_grad=True))
     assert H.tokens == 7
-    assert torch.allclose(H.matrix, torch.full((4, 4), 90000.0))
+    assert torch.allclose(H.matrix(), torch.full((4, 4), 90000.0))
 
 
 def test_check_returns_exactly_symmetric_float32() -> None:
@@ -153,8 +152,29 @@ def test_tokens_count_with_their_weights() -> None:
     H = Hessian(24)
     for x, weights in zip(X.split(70), w.split(70), strict=True):
         H.add(x, weights)
-    torch.testing.assert_close(H.matrix, (X * w[:, None]).T @ X / 300, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(H.matrix(), (X * w[:, None]).T @ X / 300, rtol=1e-4, atol=1e-5)
     alike, plain = Hessian(24), Hessian(24)
     alike.add(X, torch.ones(300))
     plain.add(X)
-    assert torch.equal(alike.matrix, plain.matrix)
+    assert torch.equal(alike.matrix(), plain.matrix())
+
+
+@pytest.mark.parametrize("n", [256, 300, 700])
+def test_half_a_mean_is_the_lower_half_of_the_whole(n: int) -> None:
+    X, w = gaussian(64, n), gaussian(64, seed=1).square()
+    H, whole = Hessian(n), torch.zeros(n, n)
+    for taken, (x, weights) in enumerate(zip(X.split(16), w.split(16), strict=True)):
+        H.add(x, weights)
+        whole.addmm_(x.T, x * weights[:, None], beta=taken / (taken + 1), alpha=1 / (16 * (taken + 1)))
+    torch.testing.assert_close(H.matrix().tril(-1), whole.tril(-1), rtol=1e-5, atol=1e-6)
+    assert torch.equal(H.matrix(), H.matrix().T)
+
+
+def test_a_blend_of_two() -> None:
+    first, second = Hessian(300), Hessian(300)
+    first.add(gaussian(40, 300))
+    second.add(gaussian(50, 300, seed=1))
+    expected = first.matrix().mul_(0.25) + second.matrix() * 0.75
+    first.blend_(second, 0.25)
+    torch.testing.assert_close(first.matrix(), expected, rtol=1e-6, atol=1e-6)
+    assert first.tokens == 40

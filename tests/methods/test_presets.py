@@ -47,7 +47,7 @@ def test_stored_bytes_are_the_rounded_weights(name: str, bits: float, m: int, n:
     )
 
 
-@pytest.mark.parametrize("name", ["quip", "quip#", "optq", "icquant"])
+@pytest.mark.parametrize("name", ["quip", "quip#", "optq", "icquant", "waterfill"])
 def test_memory_saved_changes_no_byte(name: str) -> None:
     W, H = problem(32, 48)
     W, recipe = W.bfloat16(), resolve(RecipeConfig(method=name, bits=2))
