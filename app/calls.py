@@ -117,10 +117,12 @@ class Calls:
 
 def check_value(block: Block, value: Any, what: str) -> None:
     """A component may have given this value. Raises ``BAD_REQUEST``."""
-    if isinstance(block, gr.State | Api | UploadButton) or value is None:
-        return  # kept by the server; checked by what is called; looked up among the uploads
+    if isinstance(block, gr.State | Api):
+        return  # kept by the server; checked by what is called
+    if value is None and isinstance(block, gr.Number | gr.Radio | gr.Dropdown):
+        return  # emptied, or nothing chosen
     kinds: dict[type[Block], tuple[type, ...]] = {
-        **{gr.Textbox: (str,), gr.Checkbox: (bool,)},
+        **{gr.Textbox: (str,), gr.Checkbox: (bool,), UploadButton: (dict,)},  # Gradio looks it up among the uploads
         **{gr.Number: (int, float), gr.Slider: (int, float)},
         **{gr.Radio: (str, int, float), gr.Dropdown: (str, int, float)},
     }

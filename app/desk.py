@@ -84,6 +84,10 @@ class Desk:
             return ["", ""]
         return [f"{forms.stem(job.recipe)}.json", recipe_text(job)]
 
+    def asked(self, job: tuple[dict[str, Any], int] | None) -> list[Any]:
+        """``everything`` as another tab has asked for it (``page.ask``)."""
+        return self.filled(JobConfig.from_json(job[0])) if job else [gr.skip()] * len(self.everything)
+
     def loaded(self, path: str, *given: Any) -> list[Any]:
         """``everything`` after a recipe file, and the banner that says what is wrong with it."""
         model, fields, _ = self.form.values(given)

@@ -122,8 +122,10 @@ class Desk:
             except Exception as error:
                 yield {**self._idle(), p["trouble"]: gr.update(value=w.problem(explain(error)), visible=True)}
 
-    def open(self, request: gr.Request, asked: tuple[str, str, int]) -> Iterator[Update]:
+    def open(self, request: gr.Request, asked: tuple[str, str, int] | None) -> Iterator[Update]:
         """The layer of a run that a plot of the Monitor names. An unfinished run is quantized anew."""
+        if asked is None:  # nothing was pressed yet
+            return
         p, (run_id, words, _) = self.parts, asked
         try:
             view, _ = self.studio.follower.chosen(run_id)

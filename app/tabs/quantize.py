@@ -12,7 +12,6 @@ from app.desk import LATER, MEASURE, Desk
 from app.fields import OWN, Form, calibration_fields, recipe_fields, run_fields
 from app.forms import METHOD
 from app.page import Choices, Moment, Page, go
-from quip_engine.config import JobConfig
 
 COPY = """() => {
   const code = document.querySelector('#command code'), range = document.createRange();
@@ -90,10 +89,7 @@ def _keep(desk: Desk, page: Page, parts: dict[str, Any], save: gr.Button, load: 
     written = save.click(desk.recipe_file, inputs, carrier, **w.PRIVATE)
     written.then(None, carrier, None, js=w.DOWNLOAD, **w.PRIVATE)
     load.upload(desk.loaded, [load, *inputs], [*desk.everything, parts["trouble"]], **w.PRIVATE).then(**priced)
-    asked = page.asked.change(
-        lambda asked: desk.filled(JobConfig.from_json(asked[0])), page.asked, desk.everything, **w.PRIVATE
-    )
-    asked.then(**priced)
+    page.asked.change(desk.asked, page.asked, desk.everything, **w.PRIVATE).then(**priced)
 
 
 def _priced(desk: Desk, parts: dict[str, Any]) -> dict[str, Any]:

@@ -158,9 +158,10 @@ def test_a_broken_off_upload_leaves_no_file(tmp_path: Path):
         request = Request(scope, receive)
         kind = Headers({"content-type": "multipart/form-data; boundary=x"})
         parser = GradioMultiPartParser(kind, request.stream(), upload_dir=tmp_path, max_file_size=1 << 30)
-        await parser.parse()
+        with pytest.raises(MultiPartException):
+            await parser.parse()
+        await PlainTextResponse("")(scope, receive, send)
 
     head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
-    with pytest.raises(MultiPartException):
-        ask(OURS, UPLOAD, "POST", [head, b"a" * 100_000], page=upload, cut=True)
+    ask(OURS, UPLOAD, "POST", [head, b"a" * 100_000], page=upload, cut=True)
     assert list(tmp_path.iterdir()) == []
