@@ -17,6 +17,8 @@ Option = str | int | float | bool
 
 DEVICES = ("auto", "cpu", "cuda")
 ACTIVATIONS = ("float", "int8")  # what packed layers multiply single tokens as
+STAGES = ("block", "end-to-end", "pv")  # of tuning, in their order
+RELAXING = ("never", "auto", "always")  # signs into real numbers
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,40 @@ class CalibrationConfig:
 
 
 @dataclass(frozen=True)
+class TuningConfig:
+    """What is trained beside the choice of codes, to keep what the original says; by default nothing.
+
+    ``samples`` windows of the calibration source are drawn for it, as long as those of calibration, and the last tenth
+    of them is held out to judge by. A step sees ``batch`` windows; ``steps`` 0: as many as see every window once.
+    ``rate``: how far a step moves a number, relative to the rms of its tensor. ``patience``: judgements (eight in a run
+    and more) without a better model that end it. ``head``: embeddings and head are trained, too. ``relax_signs``: signs
+    of Hadamard transforms become real numbers, for more bits: ``auto`` where those are less than 1 % of a layer's.
+    """
+
+    stages: tuple[str, ...] = ()
+    steps: int = 0
+    samples: int = 1024
+    batch: int = 16
+    rate: float = 1e-3
+    patience: int = 3
+    head: bool = True
+    relax_signs: str = "auto"
+
+    def __post_init__(self) -> None:
+        for stage in self.stages:
+            if stage not in STAGES:
+                fail("BAD_SETTING", field="tuning", value=repr(stage), allowed=", ".join(STAGES))
+        object.__setattr__(self, "stages", tuple(stage for stage in STAGES if stage in self.stages))  # in their order
+        check_number("tuning steps", self.steps, 0, 10_000_000, whole=True)
+        check_number("tuning samples", self.samples, 8, 10_000_000, whole=True)
+        check_number("tuning batch", self.batch, 1, 65_536, whole=True)
+        check_number("tuning rate", self.rate, 1e-8, 1)
+        check_number("tuning patience", self.patience, 1, 1_000_000, whole=True)
+        if self.relax_signs not in RELAXING:
+            fail("BAD_SETTING", field="tuning signs", value=repr(self.relax_signs), allowed=", ".join(RELAXING))
+
+
+@dataclass(frozen=True)
 class JobConfig:
     """One run: which model, how, from which text, where to. Fully determines the bytes it writes on one machine.
 
@@ -66,6 +102,7 @@ class JobConfig:
     threads: int | None = None  # None: all cores
     fallbacks: float = 0.05
     force: bool = False
+    tuning: TuningConfig = field(default_factory=TuningConfig)
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, 0, 2**31 - 1, whole=True)
@@ -77,7 +114,7 @@ class JobConfig:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> JobConfig:
-        nested = {"recipe": RecipeConfig, "calibration": CalibrationConfig}
+        nested = {"recipe": RecipeConfig, "calibration": CalibrationConfig, "tuning": TuningConfig}
         values = {k: _strict(nested[k], v) if k in nested else v for k, v in record.items()}
         return _strict(cls, values)
 

@@ -126,6 +126,11 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "WORKER_DIED": ("The worker ended without a word{reason}.", "Finished blocks are saved; resume to continue."),
     "QUANT_UNSTABLE": ("{name}: {reason}.", "Use more calibration text, or raise the damping."),
     "NO_GRADIENT": ("{name}: {reason}, so weights of tokens cannot be measured.", "Set the option hessian to plain."),
+    "TUNING_DIVERGED": ("A loss or gradient of tuning step {step} is not finite.", "Use a smaller learning rate."),
+    "TUNING_SMALL": (
+        "{windows} windows are too few to tune by: {needed} are needed, a part of them to judge.",
+        "Use more text, more samples or shorter windows.",
+    ),
     "NOTHING_QUANTIZED": ("No layer of {name} could be quantized. The first: {reason}", "Use another method."),
     "NON_FINITE": ("{name} holds {count} NaN or infinite values.", "{remedy}"),
     "ACTIVATION_OVERFLOW": ("{rows} of {total} calibration rows overflow in {name}.", "Use float32, or another text."),

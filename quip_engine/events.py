@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
-PHASES = ("check", "calibrate", "quantize", "pack", "done")
+PHASES = ("check", "calibrate", "quantize", "tune", "pack", "done")
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,46 @@ class BlockSaved:
     seconds: float
     peak_rss_mb: float
     gpu_mb: float | None = None
+
+
+@dataclass(frozen=True)
+class TuningStarted:
+    """What a stage of tuning will do, and what it will cost by a few timed steps."""
+
+    stage: str
+    steps: int
+    windows: int  # trained on
+    held_out: int  # windows that judge
+    numbers: int  # that are trained
+    kl: float  # to the original on the held-out windows, as it is
+    seconds: float  # predicted, from here to the end
+    peak_rss_mb: float  # predicted
+
+
+@dataclass(frozen=True)
+class TuningProgress:
+    """After a step, or some."""
+
+    stage: str
+    step: int
+    steps: int
+    loss: float  # of this step's windows
+    kl: float | None  # on the held-out windows, as it would be stored; None where it was not measured
+    best_kl: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class TuningFinished:
+    """``taken`` tells whether the tuned model goes on, or the one before, which was better."""
+
+    stage: str
+    steps: int
+    kl_before: float
+    kl: float  # the best
+    taken: bool
+    seconds: float
+    peak_rss_mb: float
 
 
 @dataclass(frozen=True)
@@ -200,6 +240,9 @@ Event = (
     | LayerQuantized
     | LayerSkipped
     | BlockSaved
+    | TuningStarted
+    | TuningProgress
+    | TuningFinished
     | RunFinished
     | RunStopped
     | RunFailed
