@@ -10,6 +10,7 @@ observed, not assumed. A token counts in it with the mean of what those layers' 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -128,6 +129,16 @@ class Activations:
                 if hidden is None:
                     parts.append(first)
         self.hidden = torch.cat(parts) if hidden is None else hidden.to(skeleton.device)
+
+    def twin(self, hidden: Tensor | None = None) -> Activations:
+        """The same windows on their own way; ``hidden``: where they are, if not here."""
+        other = copy.copy(self)
+        other.hidden = self.hidden.clone() if hidden is None else hidden.to(self.hidden)
+        return other
+
+    def first(self) -> Activations:
+        """The first batch alone."""
+        return self.twin(self.hidden[: self._batch])
 
     def calls(self, index: int) -> Iterator[tuple[slice, BlockCall]]:
         """For each batch its place and how the model calls a block on it."""

@@ -2,6 +2,7 @@
 
     H of every shared input -> each linear layer replaced by its packed one -> activations moved past the block
 
+Where targets are corrected, H of an input is taken once all layers before it are replaced (``correction``).
 What a layer cannot do is named and left out; everything else that goes wrong is the run's.
 """
 
@@ -20,11 +21,11 @@ from torch import Tensor, nn
 from quip_engine import events
 from quip_engine.activations import Activations, block_hessians
 from quip_engine.architecture import hold_weights, linear_modules, weight_of
+from quip_engine.correction import Corrected, Twin
 from quip_engine.distortion import usual_distortion
 from quip_engine.errors import QuipError, Stopped
 from quip_engine.few_tokens import fill_up, warning
 from quip_engine.layer import QuantizedWeight, quantize_weight
-from quip_engine.linalg.hessian import Hessian
 from quip_engine.linalg.proxy import eigenvectors
 from quip_engine.linear import QuantizedLinear
 from quip_engine.methods.registry import Recipe
@@ -46,6 +47,12 @@ class Counts:
     def tokens(self) -> dict[str, Tensor]:
         """(samples, length) by path in the block."""
         return {k.removesuffix(".tokens"): t for k, t in self.sensitivities.items() if k.endswith(".tokens")}
+
+    def of(self, names: list[str]) -> Tensor | None:
+        """(samples, length): the mean over layers that read the same input, by path in the block."""
+        known = self.tokens()
+        found = [known[name] for name in names if name in known]
+        return torch.stack(found).mean(0) if found else None
 
     def outputs(self, name: str, device: torch.device) -> Tensor | None:
         """(m,) of the layer at a path in the block."""
@@ -73,26 +80,40 @@ class BlockWork:
         self.notes: dict[str, str] = {}  # path in the block -> what calibration did not reach
         self.started = time.perf_counter()
 
-    def run(self, activations: Activations) -> Iterator[events.Event]:
-        """Quantize the block in place and move the activations past it."""
+    def run(self, activations: Activations, original: Activations | None) -> Iterator[events.Event]:
+        """Quantize the block in place and move the activations past it.
+
+        ``original``: those behind the original blocks, for targets that are corrected by them; None: as they are.
+        """
         self.plan.sources.check()
         block = self.skeleton.load_block(self.index)
         self.plan.sources.check()
+        twin = Twin(block, self.index, activations, original) if original else None
         clock = time.perf_counter()
-        groups = block_hessians(block, self.index, activations, weights=self.counts.tokens())
+        later = twin.groups() if twin else []
+        among = linear_modules(block).keys() - {name for names in later for name in names}
+        groups = block_hessians(block, self.index, activations, among, self.counts.tokens()) if among else []
         self.notes = fill_up(block, self.index, activations, groups)
         if self.notes:
             yield events.Warned("FEW_TOKENS", warning(self.index, self.notes))
-        shared = [[self.plan.projections[self.prefix + name] for name in names] for names, _ in groups]
+        inputs = [*later, *(names for names, _ in groups)]
+        shared = [[self.plan.projections[self.prefix + name] for name in names] for names in inputs]
         tokens = self.plan.tokens.numel()
         yield events.BlockCalibrated(self.index, tokens, time.perf_counter() - clock, shared)
         linears = linear_modules(block)
-        yield from self._skip_unused(linears, {name for names, _ in groups for name in names})
-        hold_weights(linears, getattr(torch, self.plan.facts.dtype))
-        while groups:
-            yield from self._quantize_group(block, linears, *groups.pop(0))
+        yield from self._skip_unused(linears, {name for names in inputs for name in names})
+        for names in later:
+            assert twin is not None
+            yield from self._quantize_group(block, linears, names, twin.corrected(names, self.counts.of(names)))
+        if not twin:  # nobody computes with them until they are rounded
+            hold_weights(linears, getattr(torch, self.plan.facts.dtype))
+        for names in [names for names, _ in groups]:
+            yield from self._quantize_group(block, linears, names, Corrected(groups.pop(0)[1].matrix()))
         hold_weights(linears, self.skeleton.dtype)  # of those left out
-        activations.advance(block, self.index)
+        if twin:
+            twin.advance()
+        else:
+            activations.advance(block, self.index)
         self.tensors = self._stored_tensors(block)
         self.skeleton.release_block(self.index)
 
@@ -101,10 +122,9 @@ class BlockWork:
         return {"seconds": seconds, "layers": self.layers, "skipped": self.skipped, "formats": self.formats}
 
     def _quantize_group(
-        self, block: nn.Module, linears: dict[str, nn.Module], names: list[str], hessian: Hessian
+        self, block: nn.Module, linears: dict[str, nn.Module], names: list[str], given: Corrected
     ) -> Iterator[events.Event]:
-        H = hessian.matrix()
-        del hessian
+        H = given.H
         Q = eigenvectors(H)
         input_seed = derived_seed(self.plan.job.seed, self.prefix + names[0], "input")
         for name in names:
@@ -112,7 +132,8 @@ class BlockWork:
                 raise Stopped(self.finished)
             path = self.prefix + name
             seed = derived_seed(self.plan.job.seed, path, "layer")
-            weight, recipe = weight_of(linears[name]), self.counts.recipe(self.plan.recipe, path)
+            weight, recipe = given.targets.pop(name, None), self.counts.recipe(self.plan.recipe, path)
+            weight = weight_of(linears[name]) if weight is None else weight
             outputs, last = self.counts.outputs(name, weight.device), name == names[-1]
             quantize = partial(quantize_weight, weight, H, recipe, eigenvectors=Q, last=last)
             try:
@@ -126,7 +147,7 @@ class BlockWork:
             packed = QuantizedLinear.from_quantized(quantized, dict(linears.pop(name).named_parameters()).get("bias"))
             block.set_submodule(name, packed)
             return_small_memory()
-            yield self._report(path, quantized, [self.notes[name]] if name in self.notes else [])
+            yield self._report(path, quantized, [note for note in (self.notes.get(name), given.note) if note])
 
     def _report(self, path: str, quantized: QuantizedWeight, notes: list[str]) -> events.LayerQuantized:
         report = replace(quantized.report, notes=notes + quantized.report.notes)

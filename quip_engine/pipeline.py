@@ -70,15 +70,20 @@ def _quantize(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterato
     bits = spread_bits(plan, space)
     skeleton = Skeleton(Path(plan.facts.path), plan.device)
     skeleton.load_outside()
-    activations = Activations(skeleton, plan.tokens, space.activations(len(done)) if done else None)
+    states = space.activations(len(done)) if done else {}
+    activations, original = Activations(skeleton, plan.tokens, states.get("hidden")), None
+    if plan.recipe.targets == "corrected":
+        original = activations.twin(states.get("original"))
+    del states
     skeleton.release_outside()
     yield events.PhaseChanged("quantize")
     for index in range(len(done), plan.facts.blocks):
         if stop():
             raise Stopped(len(done))
         work = BlockWork(plan, skeleton, index, stop, Counts(space.sensitivities(index), bits), finished=len(done))
-        yield from work.run(activations)
-        done.append(space.commit(index, work.tensors, activations.hidden, work.record()))
+        yield from work.run(activations, original)
+        states = {"hidden": activations.hidden} | ({"original": original.hidden} if original else {})
+        done.append(space.commit(index, work.tensors, states, work.record()))
         saved, rss, gpu = done[-1], peak_rss_mb(), peak_gpu_mb(plan.device)
         yield events.BlockSaved(index, saved.bytes, saved.path.name, saved.seconds, rss, gpu)
 

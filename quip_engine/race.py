@@ -61,7 +61,7 @@ def _finish(W: Tensor, H: Tensor, config: RecipeConfig, seed: int) -> Finish:
 
 def plain(config: RecipeConfig) -> RecipeConfig:
     """A recipe without what needs the gradients of a whole model, so that it can run on a single layer."""
-    options = {key: value for key, value in config.options.items() if key not in ("hessian", "spread")}
+    options = {key: value for key, value in config.options.items() if key not in ("hessian", "spread", "targets")}
     return RecipeConfig(config.method, config.bits, config.transform, config.codebook, config.rounding, options)
 
 

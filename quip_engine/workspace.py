@@ -135,15 +135,17 @@ class Workspace:
             blocks.append(self._block(len(blocks)))
         return blocks
 
-    def activations(self, index: int) -> Tensor:
-        """Hidden states at the input of block ``index``: (samples, length, width)."""
-        return self._kept(_named("activations", index)).tensors()["hidden"]
+    def activations(self, index: int) -> dict[str, Tensor]:
+        """Hidden states at the input of block ``index``: (samples, length, width), by the kind of blocks before it."""
+        return self._kept(_named("activations", index)).tensors()
 
-    def commit(self, index: int, tensors: dict[str, Tensor], hidden: Tensor, record: dict[str, Any]) -> FinishedBlock:
-        """Make block ``index`` finished, and ``hidden`` the input of the next one, in one step."""
+    def commit(
+        self, index: int, tensors: dict[str, Tensor], states: dict[str, Tensor], record: dict[str, Any]
+    ) -> FinishedBlock:
+        """Make block ``index`` finished, and ``states`` the input of the next one, in one step."""
         before, block, after = _named("activations", index), _named("block", index), _named("activations", index + 1)
         rest = {name: entry for name, entry in self._entries.items() if name != before}
-        self._commit({**rest, block: self._entry(tensors, record), after: self._entry({"hidden": hidden}, None)})
+        self._commit({**rest, block: self._entry(tensors, record), after: self._entry(states, None)})
         return self._block(index)
 
     def keep_states(self, index: int, hidden: Tensor) -> None:

@@ -18,6 +18,7 @@ from quip_engine.rounding import Rounder, rounders
 from quip_engine.transforms import Transform, transforms
 
 HESSIANS = ("plain", "weighted")
+TARGETS = ("original", "corrected")
 MANY = 8  # bitrates are listed up to so many
 
 
@@ -27,7 +28,8 @@ class Recipe:
 
     ``rivals`` are recipes, this one among them, of which each layer gets the one that loses least on it. ``hessian``:
     whether tokens and outputs count alike or with what their errors cost (``sensitivity``); in the latter case
-    ``spread`` tells how far the bits of layers follow what they are worth, from 0 (all alike) to 1.
+    ``spread`` tells how far the bits of layers follow what they are worth, from 0 (all alike) to 1. ``targets``: what
+    layers are rounded to, their weights or those that make good what earlier layers did (``correction``).
     """
 
     transform: Transform
@@ -36,6 +38,7 @@ class Recipe:
     rivals: tuple[Recipe, ...] = ()
     hessian: str = "plain"
     spread: float = 0.0
+    targets: str = "original"
 
     def at(self, bits: float) -> Recipe:
         """The same with a codebook of so many bits, one of those it offers."""
@@ -49,6 +52,7 @@ class Recipe:
             "rounding": self.rounding.to_json(),
             "hessian": self.hessian,
             "spread": self.spread,
+            "targets": self.targets,
         }
         return record | ({"rivals": [rival.to_json() for rival in self.rivals]} if self.rivals else {})
 
@@ -60,6 +64,12 @@ def hessian_option(usual: str) -> Any:
     """The field of a preset that says which Hessians it takes if nothing is asked."""
     help = "tokens and outputs count alike, or weighted with what their errors cost"
     return option(usual, help, choices=HESSIANS)
+
+
+def targets_option(usual: str) -> Any:
+    """The field of a preset that says what layers are rounded to if nothing is asked."""
+    help = "what layers are rounded to: the original weights, or those that make good what layers before them lost"
+    return option(usual, help, choices=TARGETS)
 
 
 def spread_option() -> Any:
@@ -75,6 +85,7 @@ class Preset(Part, ABC):
     """
 
     hessian: str = hessian_option("plain")
+    targets: str = targets_option("original")
 
     paper: ClassVar[str]
     published: ClassVar[str]  # year and month
@@ -109,14 +120,17 @@ def resolve(config: RecipeConfig) -> Recipe:
     made = dict.fromkeys(_replaced(recipe, config, known, set(choices)) for recipe in own.rivals or (own,))
     first = next(iter(made))
     first = replace(first, rivals=tuple(made)) if len(made) > 1 else first
-    return replace(first, hessian=preset.hessian, spread=_spread(own, first, preset.hessian, choices))  # type: ignore[attr-defined]
+    spread = _spread(own, first, preset.hessian, choices)  # type: ignore[attr-defined]
+    return replace(first, hessian=preset.hessian, spread=spread, targets=preset.targets)  # type: ignore[attr-defined]
 
 
 def alone(config: RecipeConfig) -> RecipeConfig:
     """The recipe for a single layer with a Hessian from elsewhere, where no gradient tells what errors cost."""
     if config.options.get("hessian", "plain") != "plain":
         fail("BAD_RECIPE", reason="A single layer has no gradients to weigh its errors with", remedy="hessian=plain")
-    return replace(config, options={**config.options, "hessian": "plain"})
+    if config.options.get("targets", "original") != "original":
+        fail("BAD_RECIPE", reason="A single layer has none before it to correct", remedy="targets=original")
+    return replace(config, options={**config.options, "hessian": "plain", "targets": "original"})
 
 
 def _spread(own: Recipe, made: Recipe, hessian: str, chosen: dict[str, Option]) -> float:

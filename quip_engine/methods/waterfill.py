@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from quip_engine.codebooks.column_trellis import RATES, ColumnTrellis
-from quip_engine.methods.registry import Preset, Recipe, hessian_option, presets, spread_option
+from quip_engine.methods.registry import Preset, Recipe, hessian_option, presets, spread_option, targets_option
 from quip_engine.parts import option
 from quip_engine.rounding.ldlq import LDLQ
 from quip_engine.transforms.hadamard import RandomizedHadamard
@@ -40,6 +40,7 @@ class Waterfill(Preset):
         "trial", "which sides are rotated; trial: each layer by what loses least", choices=("trial", *SIDES)
     )
     hessian: str = hessian_option("weighted")
+    targets: str = targets_option("corrected")
     spread: float = spread_option()
     L: ClassVar[int] = 12
 

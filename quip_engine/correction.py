@@ -1,0 +1,118 @@
+"""Targets that make good what quantization has done to the inputs of a layer so far.
+
+    W* = argmin_V sum_t w_t |W x_t - V x~_t|^2 + lambda |W - V|^2
+       = W + E[w (W (x - x~)) x~^T] (H~ + lambda I)^-1            H~ = E[w x~ x~^T]
+
+x~ is what the layer reads now that those before it are quantized, x what the original reads at the same token. Up to a
+constant, what a rounding W^ of W* costs is tr((W^ - W*) H~ (W^ - W*)^T): the old problem with another target. W* is the
+ridge regression of what the original puts out on what the layer reads now (as in GPTAQ, arXiv 2504.02692, and Qronos,
+arXiv 2505.11695), so errors of earlier layers do not only stop spreading: what can be had back of them is had back.
+
+H~ and the cross term are taken anew before each group of layers that read the same input, with everything before it
+already rounded, in the block and before it.
+
+| text        | here                          |
+|-------------|-------------------------------|
+| W*          | ``targets``                   |
+| lambda      | DAMPING times mean(diag H~)   |
+| x, x~       | inputs in ``original``, ``block`` |
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor, nn
+
+from quip_engine.activations import Activations, block_hessians
+from quip_engine.architecture import weight_of
+from quip_engine.errors import QuipError
+from quip_engine.experts import expert_modules
+from quip_engine.linalg.hessian import Hessian, cholesky_, restore_
+
+DAMPING = 0.1  # .02 to .1 differ by a hundredth of the KL
+
+
+class _Read(Exception):
+    """The input was seen: nothing after it needs to be computed."""
+
+
+@dataclass
+class Corrected:
+    """What layers that read the same input are to be rounded to, by path in the block."""
+
+    H: Tensor  # (n, n) of the inputs as they are now
+    targets: dict[str, Tensor] = field(default_factory=dict)  # (m, n) float32; empty where the weights are the targets
+    note: str = ""
+
+
+class Twin:
+    """A block and the same as it was, on the states behind the quantized and behind the original blocks."""
+
+    def __init__(self, block: nn.Module, index: int, now: Activations, before: Activations) -> None:
+        self.block, self.index, self.now, self.before = block, index, now, before
+        shared = {id(tensor): tensor for tensor in (*block.parameters(), *block.buffers())}
+        self.original = copy.deepcopy(block, shared)  # another tree, the same weights
+
+    def groups(self) -> list[list[str]]:
+        """Paths of the linear layers that read the same input, every token of it, in the order of computation."""
+        few = self.now.first()
+        tokens = few.hidden.shape[0] * few.hidden.shape[1]
+        experts = tuple(f"{path}." for path in expert_modules(self.block))
+        seen = block_hessians(self.block, self.index, few)
+        return [names for names, h in seen if h.tokens == tokens and not names[0].startswith(experts)]
+
+    @torch.no_grad()
+    def corrected(self, names: list[str], weights: Tensor | None) -> Corrected:
+        """Targets of the layers ``names``, not yet quantized, that read one input; ``weights``: (samples, length)."""
+        modules = {name: weight_of(self.original.get_submodule(name)) for name in names}
+        first = next(iter(modules.values()))
+        hessian = Hessian(first.shape[1], first.device)
+        cross = {name: torch.zeros_like(W) for name, W in modules.items()}
+        total = self.now.hidden.shape[0] * self.now.hidden.shape[1]
+        for place, x, x_now in self._inputs(names[0]):
+            w = None if weights is None else weights[place].flatten().to(x.device)
+            hessian.add(x_now, w)
+            weighted, drift = x_now if w is None else x_now * w[:, None], x - x_now
+            for name, W in modules.items():
+                cross[name].addmm_(W @ drift.T, weighted, alpha=1 / total)
+        H = hessian.matrix()
+        del hessian
+        try:
+            damped = cholesky_(H, DAMPING, names[0])
+        except QuipError as error:
+            return Corrected(H, note=f"inputs that have changed are not made good: {error.message.rstrip('.')}")
+        for name, W in modules.items():
+            cross[name] = torch.cholesky_solve(cross[name].T, H).T.add_(W)
+        restore_(H, damped.diagonal)
+        return Corrected(H, cross)
+
+    def advance(self) -> None:
+        """Move both states past the block."""
+        self.before.advance(self.original, self.index)
+        self.now.advance(self.block, self.index)
+
+    def _inputs(self, name: str) -> Iterator[tuple[slice, Tensor, Tensor]]:
+        """Place, original and present input, each (tokens, n) float32, of the layer ``name``, batch by batch."""
+        for (place, was), (_, now) in zip(self.before.batches(self.index), self.now.batches(self.index), strict=True):
+            yield place, _input(self.original, name, was), _input(self.block, name, now)
+
+
+def _input(block: nn.Module, name: str, run: Callable[[nn.Module], Tensor]) -> Tensor:
+    found: list[Tensor] = []
+
+    def take(_module: nn.Module, args: tuple[Tensor, ...]) -> None:
+        found.append(args[0])
+        raise _Read
+
+    handle = block.get_submodule(name).register_forward_pre_hook(take)
+    try:
+        run(block)
+    except _Read:
+        pass
+    finally:
+        handle.remove()
+    return found[0].reshape(-1, found[0].shape[-1]).float()

@@ -1,0 +1,109 @@
+"""Corrected targets: they are the ridge regression they claim to be, and a model rounded to them predicts better."""
+
+import copy
+
+import pytest
+import torch
+from helpers import made_up_text, tiny_model
+
+from quip_engine import events
+from quip_engine.activations import Activations
+from quip_engine.architecture import linear_modules, weight_of
+from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
+from quip_engine.correction import DAMPING, Twin, _input
+from quip_engine.errors import Stopped
+from quip_engine.files import sha256
+from quip_engine.pipeline import quantize_model
+from quip_engine.skeleton import Skeleton
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "calibration.txt"
+    path.write_text(made_up_text(4000))
+    return path
+
+
+@pytest.fixture
+def twin(tmp_path):
+    skeleton = Skeleton(tiny_model(tmp_path, "llama"), torch.device("cpu"))
+    skeleton.load_outside()
+    tokens = torch.randint(0, 256, (24, 32), generator=torch.Generator().manual_seed(0))
+    before = Activations(skeleton, tokens)
+    now = before.twin(
+        before.hidden + 0.1 * torch.randn(before.hidden.shape, generator=torch.Generator().manual_seed(1))
+    )
+    return Twin(skeleton.load_block(0), 0, now, before)
+
+
+def test_groups_are_layers_that_read_one_input_in_order(twin):
+    groups = [[name.rpartition(".")[2] for name in names] for names in twin.groups()]
+    assert groups == [["q_proj", "k_proj", "v_proj"], ["o_proj"], ["gate_proj", "up_proj"], ["down_proj"]]
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_targets_are_the_ridge_regression(twin, weighted):
+    weights = torch.rand(24, 32, generator=torch.Generator().manual_seed(2)) if weighted else None
+    names = twin.groups()[0]
+    found = twin.corrected(names, weights)
+    inputs = list(twin._inputs(names[0]))
+    x, x_now = (torch.cat([each[k] for each in inputs]).double() for k in (1, 2))
+    w = torch.ones(len(x)).double() if weights is None else weights.flatten().double()
+    H = (x_now * w[:, None]).T @ x_now / len(x)
+    assert torch.allclose(found.H.double(), H, rtol=1e-4, atol=1e-6)
+    ridge = H + DAMPING * H.diagonal().mean() * torch.eye(len(H))
+    for name in names:
+        W = weight_of(twin.original.get_submodule(name)).double()
+        cross = ((x - x_now) @ W.T * w[:, None]).T @ x_now / len(x)
+        assert torch.allclose(found.targets[name].double(), W + cross @ ridge.inverse(), atol=1e-4)
+
+
+def test_the_twin_has_the_same_weights_but_not_the_same_layers(twin):
+    name, module = next(iter(linear_modules(twin.block).items()))
+    assert twin.original.get_submodule(name).weight is module.weight
+    twin.block.set_submodule(name, torch.nn.Identity())
+    assert twin.original.get_submodule(name).weight is module.weight
+    run = next(iter(twin.before.batches(0)))[1]
+    assert _input(twin.original, name, run).shape[1] == weight_of(module).shape[1]
+
+
+def job_for(model, out, text, targets, **changes):
+    recipe = RecipeConfig("quip#", 2, options={"targets": targets})
+    return JobConfig(str(model), str(out), recipe, CalibrationConfig(str(text), 32, 32), threads=1, **changes)
+
+
+def run(job, workspace, stop=lambda: False):
+    return list(quantize_model(job, workspace, stop))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral", "bert"])
+def test_outputs_come_nearer_to_the_original(tmp_path, text, family):
+    model = tiny_model(tmp_path, family)
+    drifts = {}
+    for targets in ("original", "corrected"):
+        run(job_for(model, tmp_path / targets, text, targets), tmp_path / "work")
+        drifts[targets] = drift(model, tmp_path / targets)
+    assert drifts["corrected"] < drifts["original"] * (1.0 if family == "mixtral" else 0.97)
+
+
+@torch.no_grad()
+def drift(model, out):
+    """Relative squared distance of the last hidden states, on other tokens than those of calibration."""
+    from transformers import AutoModel
+
+    tokens = torch.tensor([list(made_up_text(4400).encode()[-1024:])]).view(-1, 32)
+    first, second = (AutoModel.from_pretrained(path)(tokens).last_hidden_state for path in (model, out))
+    return float((second - first).square().sum() / first.square().sum())
+
+
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, text):
+    model = tiny_model(tmp_path, "llama", num_hidden_layers=3)
+    run(job_for(model, tmp_path / "whole", text, "corrected"), tmp_path / "work-whole")
+    asked = iter([False] * 12 + [True] * 100)
+    job = job_for(model, tmp_path / "out", text, "corrected")
+    with pytest.raises(Stopped):
+        run(job, tmp_path / "work", lambda: next(asked))
+    found = run(copy.deepcopy(job), tmp_path / "work")
+    assert next(e for e in found if isinstance(e, events.RunStarted)).resumed_at > 0
+    digests = [{path.name: sha256(path) for path in (tmp_path / name).iterdir()} for name in ("whole", "out")]
+    assert digests[0] == digests[1]
