@@ -16,7 +16,7 @@
 
 #ifdef WINDOWS_IN_VECTORS
 
-enum { TOGETHER = 16, AHEAD = 16 };               /* strings copied together; columns that are fetched before */
+enum { TOGETHER = 16 };                           /* strings copied together */
 enum { END = 1 << 10, SLOPE = 25369, STEEP = 3 }; /* of codebooks/column_codes.py */
 
 /* Where 64 windows lie, and what their values are. */
@@ -100,7 +100,7 @@ static inline void copy_codes(const column_layer *a, level_reader *reader, const
             continue;
         }
         for (int64_t at = 0; at < size; at += 64) {
-            __builtin_prefetch(from + AHEAD * a->S * c->bits / 8 + at);
+            __builtin_prefetch(from + WIDE * a->S * c->bits / 8 + at); /* about where the next columns lie */
             _mm512_storeu_si512(reader->codes[i] + at, _mm512_loadu_si512(from + at));
         }
     }

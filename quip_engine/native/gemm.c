@@ -5,8 +5,8 @@
  * once, needs no copy, and x, laid out once, is rounded to bfloat16 on the way. 4 registers of x times 6 rows of W keep
  * 24 sums in registers, for DEPTH pairs: that many, since loading and storing the sums takes as long as 50 of them. As
  * long a part of a panel of x stays in the second cache, with the sums of ROWS rows of W that pass; many rows, as x
- * comes from farther away for all of them. Threads share rows by blocks. Every sum has the same order whatever is
- * multiplied with it.
+ * comes from farther away for all of them: while they do, the part of x behind this one, which is next, is fetched.
+ * Threads share rows by blocks. Every sum has the same order whatever is multiplied with it.
  *
  * With AMX torch is faster, and there is nothing here.
  */
@@ -74,8 +74,9 @@ void gemm_lay_out(const float *x, int64_t b, int64_t n, int64_t start, int64_t s
     }
 }
 
-/* sums: (R, PANEL), U registers of each, += the products of `pairs` pairs. */
-INLINE void tile(int U, int R, const uint32_t *x, const uint16_t *W, int64_t n, int64_t pairs, int add, float *sums)
+/* sums: (R, PANEL), U registers of each, += the products of `pairs` pairs. As many numbers `ahead` are fetched. */
+INLINE void tile(int U, int R, const uint32_t *x, const uint32_t *ahead, const uint16_t *W, int64_t n, int64_t pairs,
+                 int add, float *sums)
 {
     __m512 sum[24];
     for (int r = 0; r < R; r++)
@@ -83,9 +84,11 @@ INLINE void tile(int U, int R, const uint32_t *x, const uint16_t *W, int64_t n, 
             sum[r * U + u] = add ? _mm512_loadu_ps(sums + r * PANEL + LANES * u) : _mm512_setzero_ps();
     for (int64_t p = 0; p < pairs; p++) {
         __m512bh here[4];
-        if (U > 2 && p % LANES == 0) /* the next rows: a row is too short for the CPU to guess where they are */
-            for (int r = R; r < 2 * R; r++)
+        if (U > 2 && p % LANES == 0) {
+            __builtin_prefetch(ahead + p, 0, 2);
+            for (int r = R; r < 2 * R; r++) /* a row is too short for the CPU to guess where the next ones are */
                 __builtin_prefetch(W + r * n + 2 * p);
+        }
 #pragma GCC unroll 4
         for (int u = 0; u < U; u++)
             here[u] = (__m512bh)_mm512_loadu_si512(x + (p * U + u) * LANES);
@@ -109,9 +112,9 @@ INLINE void pass(int U, int R, const uint32_t *x, const uint16_t *W, int64_t n, 
 {
     int64_t r = 0;
     for (; r + R <= rows; r += R)
-        tile(U, R, x, W + r * n, n, pairs, add, sums + r * PANEL);
+        tile(U, R, x, x + pairs * (U * LANES + r / R % (U * LANES)), W + r * n, n, pairs, add, sums + r * PANEL);
     for (; r < rows; r++)
-        tile(U, 1, x, W + r * n, n, pairs, add, sums + r * PANEL);
+        tile(U, 1, x, x, W + r * n, n, pairs, add, sums + r * PANEL);
 }
 
 /* sums: (ROWS, PANEL) of W: (rows, n) with a panel of x, `width` of its rows. */
