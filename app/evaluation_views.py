@@ -11,7 +11,6 @@ from app.evaluations import EvaluationView
 from app.figures import quality as figures
 from app.figures.base import Lanes
 from app.fmt import UNKNOWN, clock, eta, fixed, percent_change, plural, sci, size
-from app.live_plot import dumps
 from app.results import Result, findings, layer_names, perplexity, plus_minus, points, share, text_name, verdict
 from quip_engine.errors import QuipError
 from quip_engine.runs import Run
@@ -65,12 +64,12 @@ def _with_error(found: dict[str, float | None], name: str) -> tuple[str, str]:
     return perplexity(value), UNKNOWN if error is None else f"± {error:.2f}"
 
 
-def convergence(view: EvaluationView) -> str:
+def convergence(view: EvaluationView) -> figures.Figure:
     """The running figure; empty before the second window."""
     if view.started is None or len(view.scored) < 2:
-        return ""
+        return {}
     scored = [(event.windows, event.figures) for event in view.scored]
-    return dumps(figures.convergence(scored, view.started.windows, view.row.id))
+    return figures.convergence(scored, view.started.windows, view.row.id)
 
 
 def trouble(row: Evaluation | None, view: EvaluationView | None) -> w.Html | None:
@@ -143,7 +142,7 @@ def _led(sentence: str) -> w.Html:
     return w.joined([w.tag("b", about), " ", rest]) if colon else w.safe(sentence)
 
 
-def plots(row: Evaluation, found: Sequence[Result]) -> dict[str, str]:
+def plots(row: Evaluation, found: Sequence[Result]) -> dict[str, figures.Figure]:
     """The figures of a finished evaluation; empty where there is nothing to draw."""
     result = row.result or {}
     drawn = {"size": figures.quality(points(found, row), row.id)}
@@ -156,7 +155,7 @@ def plots(row: Evaluation, found: Sequence[Result]) -> dict[str, str]:
         lanes = Lanes(tuple(dict.fromkeys(names.values())), 1 + max(layer["block"] for layer in layers))
         values = {(names[layer["name"]], layer["block"]): layer["kl"] for layer in layers}
         drawn["layers"] = figures.layer_damage(values, lanes, row.id)
-    return {name: dumps(drawn[name]) if name in drawn else "" for name in PLOTS}
+    return {name: drawn.get(name, {}) for name in PLOTS}
 
 
 def worst(row: Evaluation) -> w.Html:

@@ -8,7 +8,6 @@ from statistics import median
 from app import figures
 from app import widgets as w
 from app.fmt import UNKNOWN, fixed, sci
-from app.live_plot import dumps
 from app.state import RunView
 from quip_engine import events
 from quip_engine.linalg.guarantee import DELTA, RIDGE, Bounds, Traces, bounds
@@ -37,15 +36,15 @@ def lines_of(layer: events.LayerQuantized) -> tuple[Traces, Bounds]:
     return found, bounds(found, mse, layer.mu_h_after, layer.shape[1])
 
 
-def plot(view: RunView) -> str:
-    """The figure as the value of its live plot; empty while no layer has a theory."""
+def plot(view: RunView) -> figures.Figure:
+    """The figure; empty while no layer has a theory."""
     layers = [
         figures.Guaranteed(view.lanes[x.name], x.block, x.rel_proxy, b.average, b.incoherence, b.limit)
         for x in view.layers.values()
         if x.theory and x.name in view.lanes
         for b in (lines_of(x)[1],)
     ]
-    return dumps(figures.guarantee(layers, view.axis, view.run.id)) if layers else ""
+    return figures.guarantee(layers, view.axis, view.run.id) if layers else {}
 
 
 def verdict(view: RunView) -> w.Html:

@@ -48,7 +48,7 @@ READ = (
 )
 WRITE = (
     "/login",
-    *(f"{GRADIO}/{name}" for name in ("queue/join", "run/", "call/", "upload", "cancel", "reset", "component_server")),
+    *(f"{GRADIO}/{name}" for name in ("queue/join", "run/", "call/", "upload", "cancel", "reset", "component_server/")),
 )
 ROUTES = {"GET": READ, "HEAD": READ, "POST": WRITE}
 

@@ -1,123 +1,159 @@
-// One live chart. `element`, `props`, `watch` and `trigger` come from gr.HTML; conventions are in live_plot.py.
-const box = element.querySelector('.plot'), reset = element.querySelector('[data-tool=reset]');
-const foot = element.querySelector('.plot-foot'), height = box.style.height, NARROW = 560;
-const token = name => getComputedStyle(element).getPropertyValue(name).trim();
-
-const BASE = {
-  paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', showlegend: false, hovermode: 'closest',
-  margin: {l: 48, r: 8, t: 8, b: 36}, dragmode: 'zoom', bargap: .15,
-  font: {family: '--sans', size: 12, color: '--ink-2'},
-  hoverlabel: {bgcolor: '--surface', bordercolor: '--line-strong', align: 'left', font: {size: 12, color: '--ink'}},
-};
-const AXIS = {
-  gridcolor: '--grid', zeroline: false, linecolor: '--line-strong', tickcolor: '--line-strong', ticks: 'outside',
-  ticklen: 4, tickfont: {size: 11, color: '--ink-3'}, title: {font: {size: 12, color: '--ink-3'}, standoff: 8},
-};
-
-const isObject = v => v !== null && typeof v === 'object' && !Array.isArray(v);
-const merge = (a, b) => {
-  const out = {...a};
-  for (const k in b) out[k] = isObject(a[k]) && isObject(b[k]) ? merge(a[k], b[k]) : b[k];
-  return out;
-};
-
-function unpack({packed, low, step, log, columns}) {
-  const bytes = Uint8Array.from(atob(packed), c => c.charCodeAt(0)), view = new DataView(bytes.buffer);
-  const number = code => code === 65535 ? null : log ? 10 ** (low + step * code) : low + step * code;
-  const values = Array.from({length: bytes.length / 2}, (_, i) => number(view.getUint16(2 * i, true)));
-  if (!columns) return values;
-  return Array.from({length: values.length / columns}, (_, r) => values.slice(r * columns, (r + 1) * columns));
-}
-const unpackBytes = ({bytes, step, columns}) => {
-  const values = Array.from(atob(bytes), c => step * c.charCodeAt(0));
-  return Array.from({length: values.length / columns}, (_, r) => values.slice(r * columns, (r + 1) * columns));
-};
-const laneLabels = ({lanes, blocks, gap}) =>
-  lanes.flatMap(name => Array.from({length: blocks + gap}, (_, b) => `${b} · ${name}`));
-
-function laneLayout({lanes, blocks, gap}) {             // the house layout of everything measured per layer
-  const width = blocks - 1, margin = gap / 2 + .5, starts = lanes.map((_, k) => k * (blocks + gap));
-  const ticks = width ? [0, width] : [0];
-  return {
-    xaxis: {
-      range: [-margin, starts.at(-1) + width + margin], tickvals: ticks, ticktext: ticks.map(String), showgrid: false,
-      title: {text: 'block, one lane per projection'},
-    },
-    annotations: lanes.map((text, k) => ({
-      text, x: starts[k] + width / 2, y: 1, xref: 'x', yref: 'paper', yanchor: 'bottom', showarrow: false,
-      font: {size: 12, color: '--ink'},
-    })),
-    shapes: starts.slice(1).map(s => ({
-      type: 'line', x0: s - margin, x1: s - margin, y0: 0, y1: 1, yref: 'paper', line: {color: '--line', width: 1},
-    })),
+// One live chart: quipPlot(element, props, watch, trigger) as gr.HTML has them; conventions are in live_plot.py.
+window.quipPlot = (() => {
+  const NARROW = 560;                                     // pixels
+  const FEW = 6, PAUSE = 4000;                            // points that may lie upon a small chart, ms without a new one
+  const BASE = {
+    paper_bgcolor: 'rgba(0,0,0,0)', plot_bgcolor: 'rgba(0,0,0,0)', showlegend: false, hovermode: 'closest',
+    margin: {l: 48, r: 8, t: 8, b: 36}, dragmode: 'zoom', bargap: .15,
+    font: {family: '--sans', size: 12, color: '--ink-2'},
+    hoverlabel: {bgcolor: '--surface', bordercolor: '--line-strong', align: 'left', font: {size: 12, color: '--ink'}},
   };
-}
+  const AXIS = {
+    gridcolor: '--grid', zeroline: false, linecolor: '--line-strong', tickcolor: '--line-strong', ticks: 'outside',
+    ticklen: 4, tickfont: {size: 11, color: '--ink-3'}, title: {font: {size: 12, color: '--ink-3'}, standoff: 8},
+  };
 
-function resolve(v) {                                   // tokens to colours, codes to numbers
-  if (typeof v === 'string') return v.startsWith('--') ? token(v) : v;
-  if (Array.isArray(v)) return typeof v.at(-1) === 'number' ? v : v.map(resolve);
-  if (!isObject(v)) return v;
-  if (v.packed !== undefined) return unpack(v);
-  if (v.bytes !== undefined) return unpackBytes(v);
-  if (v.lanes) return laneLabels(v);
-  return Object.fromEntries(Object.entries(v).map(([k, w]) => [k, resolve(w)]));
-}
-function derive(trace, all) {                           // what follows from other traces is not sent
-  if (trace.stems) {
-    const [a, b] = trace.stems.map(i => all.at(i).y);
-    trace.x = a.flatMap((_, i) => [i, i, null]);
-    trace.y = a.flatMap((v, i) => [v, b[i], null]);
+  const isObject = v => v !== null && typeof v === 'object' && !Array.isArray(v);
+  const merge = (a, b) => {
+    const out = {...a};
+    for (const k in b) out[k] = isObject(a[k]) && isObject(b[k]) ? merge(a[k], b[k]) : b[k];
+    return out;
+  };
+
+  function unpack({packed, low, step, log, columns}) {
+    const bytes = Uint8Array.from(atob(packed), c => c.charCodeAt(0)), view = new DataView(bytes.buffer);
+    const number = code => code === 65535 ? null : log ? 10 ** (low + step * code) : low + step * code;
+    const values = Array.from({length: bytes.length / 2}, (_, i) => number(view.getUint16(2 * i, true)));
+    if (!columns) return values;
+    return Array.from({length: values.length / columns}, (_, r) => values.slice(r * columns, (r + 1) * columns));
   }
-  if (trace.powers) trace.text = trace.z.map(row => row.map(v => v === null ? '' : (10 ** v).toExponential(2)));
-  return trace;
-}
+  const unpackBytes = ({bytes, step, columns}) => {
+    const values = Array.from(atob(bytes), c => step * c.charCodeAt(0));
+    return Array.from({length: values.length / columns}, (_, r) => values.slice(r * columns, (r + 1) * columns));
+  };
+  const laneLabels = ({lanes, blocks, gap}) =>
+    lanes.flatMap(name => Array.from({length: blocks + gap}, (_, b) => `${b} · ${name}`));
 
-let figure = {}, drawn = {};
-let near = !!window.quipDrawAll, stale = true;        // within reach of the window; not drawn as it is now
-function draw() {
-  if (!window.Plotly) return void setTimeout(draw, 50);
-  if (!props.value) return void (box.data && Plotly.purge(box));
-  stale = !box.offsetWidth || !near;
-  if (stale) return;                                    // hidden tab, or far below: the observers draw it later
-  figure = JSON.parse(props.value);
-  const small = figure.narrow && box.offsetWidth < NARROW, {height: tall, ...narrow} = figure.narrow || {};
-  box.style.height = small ? `${tall}px` : height;
-  foot.textContent = figure.foot || '';
-  const {lanes, ...asked} = small ? merge(figure.layout, narrow) : figure.layout || {};
-  const layout = merge(BASE, lanes ? merge(laneLayout(lanes), asked) : asked);
-  for (const k of Object.keys(layout)) if (/^[xy]axis\d*$/.test(k)) layout[k] = merge(AXIS, layout[k]);
-  drawn = structuredClone(layout);
-  layout.uirevision = figure.run || 'static';           // same run: keep the reader's zoom
-  if (figure.summary) box.setAttribute('aria-label', figure.summary);
-  const first = !box.data, data = resolve(figure.data);
-  Plotly.react(box, data.map(t => derive(t, data)), resolve(layout),
-    {displayModeBar: false, responsive: false, doubleClick: 'reset'});
-  if (first) box.on('plotly_relayout', e => {
-    if (Object.keys(e).some(k => /axis\d*\.(range|autorange)/.test(k))) reset.hidden = !zoomed();
-  });
-  if (first) box.on('plotly_click', ({points: [p]}) => trigger('click', {action: p.customdata ?? `${p.y} · ${p.x}`}));
-}
-// Ranges that differ from what the figure asks for were made by the reader.
-const zoomed = () => ['xaxis', 'yaxis'].some(k => {
-  const asked = drawn[k].range, now = box.layout[k].range;
-  return asked && now.some((v, i) => Math.abs(v - asked[i]) > 1e-6);
-});
-element.addEventListener('click', e => {
-  const tool = e.target.dataset && e.target.dataset.tool;
-  if (tool === 'png') Plotly.downloadImage(box, {format: 'png', scale: 2, filename: 'quip-studio'});
-  if (tool === 'reset') { Plotly.purge(box); reset.hidden = true; draw(); }
-});
-new IntersectionObserver(seen => {
-  near = seen.at(-1).isIntersecting || !!window.quipDrawAll;
-  if (near && stale) draw();
-}, {rootMargin: '300px'}).observe(box);
-let shown = 0;                                          // width when last seen; 0 while the tab is hidden
-new ResizeObserver(() => {
-  const crossed = (shown < NARROW) !== (box.offsetWidth < NARROW);
-  if (box.offsetWidth && (!shown || crossed)) draw();   // data and theme may have changed meanwhile
-  if (box.offsetWidth && box.data) Plotly.Plots.resize(box);
-  shown = box.offsetWidth;
-}).observe(box);
-new MutationObserver(draw).observe(document.body, {attributes: true, attributeFilter: ['class']});
-watch('value', draw);
-draw();
+  function laneLayout({lanes, blocks, gap}) {             // the house layout of everything measured per layer
+    const width = blocks - 1, margin = gap / 2 + .5, starts = lanes.map((_, k) => k * (blocks + gap));
+    const ticks = width ? [0, width] : [0];
+    return {
+      xaxis: {
+        range: [-margin, starts.at(-1) + width + margin], tickvals: ticks, ticktext: ticks.map(String), showgrid: false,
+        title: {text: 'block, one lane per projection'},
+      },
+      annotations: lanes.map((text, k) => ({
+        text, x: starts[k] + width / 2, y: 1, xref: 'x', yref: 'paper', yanchor: 'bottom', showarrow: false,
+        font: {size: 12, color: '--ink'},
+      })),
+      shapes: starts.slice(1).map(s => ({
+        type: 'line', x0: s - margin, x1: s - margin, y0: 0, y1: 1, yref: 'paper', line: {color: '--line', width: 1},
+      })),
+    };
+  }
+
+  function resolve(v, token) {                            // tokens to colours, codes to numbers
+    if (typeof v === 'string') return v.startsWith('--') ? token(v) : v;
+    if (Array.isArray(v)) return typeof v.at(-1) === 'number' ? v : v.map(w => resolve(w, token));
+    if (!isObject(v)) return v;
+    if (v.packed !== undefined) return unpack(v);
+    if (v.bytes !== undefined) return unpackBytes(v);
+    if (v.lanes) return laneLabels(v);
+    return Object.fromEntries(Object.entries(v).map(([k, w]) => [k, resolve(w, token)]));
+  }
+  function derive(trace, all) {                           // what follows from other traces is not sent
+    if (trace.stems) {
+      const [a, b] = trace.stems.map(i => all.at(i).y);
+      trace.x = a.flatMap((_, i) => [i, i, null]);
+      trace.y = a.flatMap((v, i) => [v, b[i], null]);
+    }
+    if (trace.powers) trace.text = trace.z.map(row => row.map(v => v === null ? '' : (10 ** v).toExponential(2)));
+    return trace;
+  }
+  const numbers = data => data.reduce((n, t) => n + [t.y || t.z || []].flat(2).filter(v => v !== null).length, 0);
+
+  return (element, props, watch, trigger) => {
+    const box = element.querySelector('.plot'), reset = element.querySelector('[data-tool=reset]');
+    const marks = element.querySelector('.marks'), foot = element.querySelector('.plot-foot');
+    const height = box.style.height, token = name => getComputedStyle(element).getPropertyValue(name).trim();
+    let figure = {}, layout = {}, rest;
+    let settled = null, count = 0, fresh = [];            // what Plotly has drawn, numbers in it, places that came since
+    let near = !!window.quipDrawAll, stale = true;        // within reach of the window; not drawn as it is now
+
+    // Points that are added lie upon the chart until they are many, the reader comes near, or no more arrive.
+    function update() {
+      clearTimeout(rest);
+      if (!window.Plotly) return void setTimeout(update, 50);
+      const given = props.value;
+      if (!given?.data && typeof given !== 'string' || !given) return clear();
+      stale = !box.offsetWidth || !near;
+      if (stale) return;                                  // hidden tab, or far below: the observers draw it later
+      figure = typeof given === 'string' ? JSON.parse(given) : given;
+      if (figure.summary) box.setAttribute('aria-label', figure.summary);
+      foot.textContent = figure.foot || '';
+      const more = settled && !box.matches(':hover') && quipMarks.added(settled, figure, unpack);
+      if (!more || more.length > FEW + count / 10) return draw();
+      fresh = more;
+      lay();
+      if (fresh.length) rest = setTimeout(draw, PAUSE);
+    }
+    function clear() {
+      if (box.data) Plotly.purge(box);
+      marks.replaceChildren();
+      settled = null;
+    }
+    function lay() {
+      if (settled) quipMarks.lay(marks, box, figure, fresh, unpack);
+    }
+    function draw() {
+      const small = figure.narrow && box.offsetWidth < NARROW, {height: tall, ...narrow} = figure.narrow || {};
+      box.style.height = small ? `${tall}px` : height;
+      const {lanes, ...asked} = small ? merge(figure.layout, narrow) : figure.layout || {};
+      const wanted = merge(BASE, lanes ? merge(laneLayout(lanes), asked) : asked);
+      for (const k of Object.keys(wanted)) if (/^[xy]axis\d*$/.test(k)) wanted[k] = merge(AXIS, wanted[k]);
+      layout = structuredClone(wanted);
+      wanted.uirevision = figure.run || 'static';         // same run: keep the reader's zoom
+      const first = !box.data, data = resolve(figure.data, token);
+      [settled, count, fresh] = [figure, numbers(data), []];
+      Plotly.react(box, data.map(t => derive(t, data)), resolve(wanted, token),
+        {displayModeBar: false, responsive: false, doubleClick: 'reset'});
+      lay();
+      if (first) listen();
+    }
+    function listen() {
+      box.on('plotly_afterplot', lay);
+      box.on('plotly_relayout', e => {
+        if (Object.keys(e).some(k => /axis\d*\.(range|autorange)/.test(k))) reset.hidden = !zoomed();
+      });
+      box.on('plotly_click', ({points: [p]}) => trigger('click', {action: p.customdata ?? `${p.y} · ${p.x}`}));
+    }
+    // Ranges that differ from what the figure asks for were made by the reader.
+    const zoomed = () => ['xaxis', 'yaxis'].some(k => {
+      const asked = layout[k].range, now = box.layout[k].range;
+      return asked && now.some((v, i) => Math.abs(v - asked[i]) > 1e-6);
+    });
+    const afresh = () => { settled = null; update(); };
+    const bring = () => { if (fresh.length) draw(); };    // the reader may ask for any point
+
+    element.addEventListener('click', e => {
+      const tool = e.target.dataset && e.target.dataset.tool;
+      if (tool === 'png') { bring(); Plotly.downloadImage(box, {format: 'png', scale: 2, filename: 'quip-studio'}); }
+      if (tool === 'reset') { Plotly.purge(box); reset.hidden = true; afresh(); }
+    });
+    box.addEventListener('pointerenter', bring);
+    new IntersectionObserver(seen => {
+      near = seen.at(-1).isIntersecting || !!window.quipDrawAll;
+      if (near && stale) update();
+    }, {rootMargin: '300px'}).observe(box);
+    let shown = 0;                                        // width when last seen; 0 while the tab is hidden
+    new ResizeObserver(() => {
+      const crossed = (shown < NARROW) !== (box.offsetWidth < NARROW);
+      if (box.offsetWidth && (!shown || crossed)) afresh();  // data and theme may have changed meanwhile
+      if (box.offsetWidth && box.data) Plotly.Plots.resize(box);
+      shown = box.offsetWidth;
+    }).observe(box);
+    new MutationObserver(afresh).observe(document.body, {attributes: true, attributeFilter: ['class']});
+    watch('value', update);
+    update();
+  };
+})();

@@ -7,16 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from gradio.blocks import Block
 
-from app import api, evaluation_views, live_plot, theme, views
+from app import api, evaluation_views, live, live_plot, theme, views
 from app import widgets as w
+from app.calls import CarefulBlocks
 from app.library import DEMO
 from app.machine import memory
 from app.page import Choices, Moment, Page, Tab, go
-from app.state import Delivery
 from app.studio import Studio
 from app.tabs import compare, evaluate, inspect, models, monitor, quantize, runs, settings
+from app.visitors import Visitor, Visitors
 
 HERE = Path(__file__).parent
 BRAND = (
@@ -33,7 +33,7 @@ QUIET = {**w.PRIVATE, "queue": False}
 
 def build(studio: Studio) -> gr.Blocks:
     """The whole page over one studio."""
-    with gr.Blocks(title="QuIP Studio", fill_width=True, analytics_enabled=False) as blocks:
+    with CarefulBlocks(title="QuIP Studio", fill_width=True, analytics_enabled=False) as blocks:
         page = Page(studio, blocks, gr.State(str(DEMO)), gr.State(Choices()), gr.State(None), _strip())
         # style.css turns the wrap into a scroll; the default menu would hide half the tabs on a phone
         with gr.Tabs(overflow_behavior="wrap") as page.tabs:
@@ -52,7 +52,7 @@ def build(studio: Studio) -> gr.Blocks:
 def launch_options() -> dict[str, Any]:
     """What the page needs from the server: look, scripts, and everything that would reach outside turned off."""
     look = f"{theme.window_colour()}<style>{theme.css_tokens()}</style>{theme.SCRIPT}"
-    head = f"{look}{live_plot.head()}{compare.ESCAPE_STOPS}"
+    head = f"{look}{live.head()}{live_plot.head()}{compare.ESCAPE_STOPS}"
     return {
         "theme": theme.theme(),
         "css": (HERE / "style.css").read_text(encoding="utf-8"),
@@ -74,34 +74,42 @@ def _strip() -> dict[str, Any]:
     parts: dict[str, Any] = {"say": w.announcer()}
     with gr.Row(elem_id="strip"):
         w.html(BRAND)
-        parts["job"] = w.html(elem_id="job")
+        parts["job"] = w.live(elem_id="job")
         parts["pause"] = gr.Button("Pause", size="sm", visible=False, elem_id="strip-pause")
         parts["open"] = gr.Button("Open", size="sm", visible=False, elem_id="strip-open")
-        parts["memory"] = w.html(elem_id="memory")
+        parts["memory"] = w.live(elem_id="memory")
     return parts
 
 
 def _keep_true(page: Page) -> None:
-    """One clock, one question a second, one answer with what has changed."""
-    delivery = gr.State(Delivery())
-    groups = {"strip": page.strip, **page.built}
-    named = ((f"{group} {name}", part) for group, parts in groups.items() for name, part in parts.items())
-    outputs = {name: part for name, part in named if isinstance(part, Block)}  # some are events
+    """The clock: it tells live parts what they show, and has Gradio set the others when they are to change."""
+    parts, visitors = page.parts(), Visitors()
+    for name, part in parts.items():
+        if live.is_live(part):
+            live.join(part, name)
 
-    def tick(sent: Delivery, choices: Choices) -> dict[Any, Any]:
-        now = time.time()
-        chosen = sent.select(screen(page.studio, choices, now), now)
-        return {delivery: sent, **{outputs[name]: value for name, value in chosen.items()}}
+    def seen(visitor: Visitor) -> tuple[dict[str, Any], dict[str, Any]]:
+        """Values of live parts and of the others."""
+        values = screen(page.studio, visitor.choices, time.time())
+        told = {name: value for name, value in values.items() if live.is_live(parts[name])}
+        return told, {name: value for name, value in values.items() if name not in told}
 
-    def now(sent: Delivery, choices: Choices) -> dict[Any, Any]:
-        for name in outputs:
-            sent.hurry(name)
-        return tick(sent, choices)
+    def look(asked: dict[str, Any]) -> dict[str, Any]:
+        visitor = visitors.of(str(asked["page"]))
+        told, others = seen(visitor)
+        near = {name: value for name, value in told.items() if name.startswith(("strip ", f"{asked['tab']} "))}
+        return {**visitor.answer(asked["number"], near), "ring": bool(visitor.missing(others))}
 
-    asked, answered = [delivery, page.choices], [delivery, *outputs.values()]
-    gr.Timer(1).tick(tick, asked, answered, **QUIET)
-    page.blocks.load(tick, asked, answered, **QUIET)
-    page.choices.change(now, asked, answered, **QUIET)
+    def ring(choices: Choices, request: gr.Request) -> dict[Any, Any]:
+        visitor = visitors.of(str(request.session_hash))
+        visitor.choices = choices
+        given = visitor.give(seen(visitor)[1])
+        return {clock: f"{request.session_hash} {time.monotonic_ns()}", **{parts[n]: v for n, v in given.items()}}
+
+    clock = live.clock(look)
+    outputs = [clock, *(part for part in parts.values() if not live.is_live(part))]
+    for event in (clock.ring, page.choices.change, page.blocks.load):
+        event(ring, page.choices, outputs, **QUIET)
 
 
 def screen(studio: Studio, choices: Choices, now: float) -> dict[str, Any]:

@@ -59,7 +59,7 @@ def _local(studio: Studio, name: str) -> tuple[Any, ...]:
     if folder and inside and inside != [folder]:
         studio.library.add(folder)
         found = w.banner("info", f"{plural(len(inside), 'model')} found in {folder}.", "See the list above.", "")
-        return _answer(found, shelf=views.shelf(studio.library.entries()))
+        return _answer(found)
     try:
         facts = studio.facts(name)
         told, runs, model = views.verdict(facts), False, str(folder or facts.name)
@@ -69,7 +69,7 @@ def _local(studio: Studio, name: str) -> tuple[Any, ...]:
         told, runs, model = packed, True, str(folder or name)
     if folder:
         studio.library.add(folder)
-    return _answer(told, use=not runs, compare=runs, checked=model, shelf=views.shelf(studio.library.entries()))
+    return _answer(told, use=not runs, compare=runs, checked=model)
 
 
 def _packed(studio: Studio, name: str) -> w.Html | None:
@@ -90,14 +90,13 @@ def _of_the_hub(studio: Studio, name: str) -> tuple[Any, ...]:
 
 
 def _answer(
-    verdict: Any, *, use: bool = False, get: str = "", compare: bool = False, checked: str = "", shelf: Any = None
+    verdict: Any, *, use: bool = False, get: str = "", compare: bool = False, checked: str = ""
 ) -> tuple[Any, ...]:
-    """Verdict, three buttons, the model they are about, the list of those that are here."""
+    """Verdict, three buttons, the model they are about."""
     return (
         gr.update(value=verdict, visible=True),
         gr.update(visible=use),
         gr.update(visible=bool(get), **({"value": get} if get else {})),
         gr.update(visible=compare),
         checked,
-        gr.skip() if shelf is None else shelf,
     )

@@ -3,10 +3,11 @@
 A tab is a module of ``app/tabs`` with
 
     build(page) -> parts      its components by name; called once, inside its tab
-    show(moment) -> values    new values of some of these parts, once a second; left out by tabs that only answer
+    show(moment) -> values    what some of these parts show now, once a second; left out by tabs that only answer
     connect(page)             events that need other tabs; left out by tabs that need none; called when all are built
 
-``show`` is a function of the moment alone. Only what has changed since the last second goes to the browser.
+``show`` is a function of the moment alone: markup or a figure for a live part (live.py), ``gr.update(...)`` for any
+other component. Only what has changed since the last second goes to the browser. A live part has no other writer.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import gradio as gr
+from gradio.blocks import Block
 
 from app.state import RunView
 from app.studio import Studio
@@ -78,6 +80,12 @@ class Page:
     strip: dict[str, Any]
     tabs: Any = None  # gr.Tabs
     built: dict[str, dict[str, Any]] = field(default_factory=dict)  # by the title of the tab
+
+    def parts(self) -> dict[str, Block]:
+        """All of them, by "tab name"; what else a tab keeps there, such as events, is left out."""
+        groups = {"strip": self.strip, **self.built}
+        named = {f"{group} {name}": part for group, parts in groups.items() for name, part in parts.items()}
+        return {name: part for name, part in named.items() if isinstance(part, Block)}
 
 
 def ask(job: JobConfig) -> tuple[dict[str, Any], int]:

@@ -53,10 +53,10 @@ const dark = matchMedia('(prefers-color-scheme: dark)');
 const mode = () => document.body.classList.toggle('dark', dark.matches);
 mode();
 dark.addEventListener('change', mode);
-const draw_one = (element, props, watch, trigger) => { $script };
+$script
 const figures = $figures;
 for (const [name, value] of Object.entries(figures))
-  draw_one(document.getElementById(name), {value: JSON.stringify(value)}, () => {}, () => {});
+  quipPlot(document.getElementById(name), {value}, () => {}, () => {});
 </script></body></html>
 """)
 
@@ -86,7 +86,7 @@ ENDS = (("diamond", "before"), ("dot", "after the transform"), ("dash", "what a 
 
 
 def _figures(view: RunView) -> dict[str, Figure]:
-    return {name: json.loads(text) for name, text in views.plots(view, None).items() if text}
+    return {name: figure for name, figure in views.plots(view, None).items() if figure}
 
 
 def _body(view: RunView, result: Result | None, drawn: Sequence[str]) -> w.Html:

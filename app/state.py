@@ -2,14 +2,12 @@
 
     events.jsonl --Tail--> fold --> RunView --views.py--> what a page shows
 
-A page never holds a job. It asks every second; the answer is rendered once a second for everybody and each page gets
-only what changed since its last answer, within a budget of bytes (``Delivery``).
+A page never holds a job. It asks every second and is told what has changed since its last answer (live.py).
 """
 
 from __future__ import annotations
 
 import contextlib
-import json
 import sqlite3
 import threading
 import time
@@ -223,44 +221,6 @@ class Follower:
 
     def find(self, run_id: str) -> Run:
         return self.store.get(run_id)
-
-
-@dataclass
-class Delivery:
-    """What one page has been sent, and how many bytes it may be sent now.
-
-    Outputs share ``RATE`` bytes a second; the one that waited longest goes first. Light ones always go: what they say
-    must agree. Heavy ones (the table of every layer of a deep model) have a slower line of their own and hold nobody
-    up. The first answer is unlimited.
-    """
-
-    RATE, LIGHT, HEAVY, HEAVY_RATE = 15_000, 1_500, 10_000, 2_500
-    sent: dict[str, tuple[int, float]] = field(default_factory=dict)  # name -> (hash of its content, when)
-    credit: float = 0.0
-    last: float = 0.0
-
-    def select(self, screen: dict[str, Any], now: float) -> dict[str, Any]:
-        """The part of ``screen`` to send now. What has changed but may not go yet comes with a later call."""
-        first = not self.sent
-        self.credit = min(self.credit + self.RATE * (now - self.last), self.RATE)
-        self.last = now
-        chosen = {}
-        for name in sorted(screen, key=lambda n: self.sent.get(n, (0, 0.0))[1]):
-            content = json.dumps(screen[name], default=str)
-            known, when = self.sent.get(name, (None, 0.0))
-            size = len(content)
-            heavy = size > self.HEAVY
-            due = size <= self.HEAVY_RATE * (now - when) if heavy else self.credit > 0 or size < self.LIGHT
-            if known == hash(content) or not (first or due):
-                continue
-            chosen[name] = screen[name]
-            self.sent[name] = (hash(content), now)
-            self.credit -= 0 if first or heavy else size
-        return chosen
-
-    def hurry(self, name: str) -> None:
-        """Somebody asked for this output: it need not wait."""
-        self.sent.pop(name, None)
 
 
 def explain(error: Exception) -> QuipError:

@@ -12,7 +12,6 @@ from app import figures
 from app import widgets as w
 from app.fmt import UNKNOWN, by_trial, clock, duration, eta, fixed, percent_change, plural, sci, size
 from app.journal import log
-from app.live_plot import dumps
 from app.state import RunView
 from quip_engine import events
 from quip_engine.linalg.guarantee import hadamard_incoherence
@@ -199,20 +198,20 @@ def trouble(view: RunView) -> w.Html | None:
 # -- figures, table, log -----------------------------------------------------------------------------------------------
 
 
-def plots(view: RunView, previous: RunView | None) -> dict[str, str]:
-    """The four figures of the Monitor as values of their live plots; empty before the layers are known."""
+def plots(view: RunView, previous: RunView | None) -> dict[str, figures.Figure]:
+    """The four figures of the Monitor; empty before the layers are known."""
     if not view.lanes:
-        return dict.fromkeys(("loss", "tiles", "mu_w", "mu_h"), "")
+        return {name: {} for name in ("loss", "tiles", "mu_w", "mu_h")}
     points, axis, run = view.points(), view.axis, view.run.id
     earlier = [p for p in previous.points() if p.lane in axis.names and p.block < axis.blocks] if previous else []
     current = None if view.run.status == "done" else view.upcoming()
     failed = view.run.status in ("failed", "interrupted")
     bounds = _incoherence_bounds(view)
     return {
-        "loss": dumps(figures.proxy_loss(points, axis, run, earlier)),
-        "tiles": dumps(figures.block_map(points, axis, run, current, failed)),
-        "mu_w": dumps(figures.incoherence(points, axis, run, "W", [most[0] for most in bounds])),
-        "mu_h": dumps(figures.incoherence(points, axis, run, "H", [most[1] for most in bounds])),
+        "loss": figures.proxy_loss(points, axis, run, earlier),
+        "tiles": figures.block_map(points, axis, run, current, failed),
+        "mu_w": figures.incoherence(points, axis, run, "W", [most[0] for most in bounds]),
+        "mu_h": figures.incoherence(points, axis, run, "H", [most[1] for most in bounds]),
     }
 
 

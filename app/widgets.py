@@ -10,6 +10,7 @@ from typing import Any
 
 import gradio as gr
 
+from app.live import live
 from quip_engine.errors import QuipError
 
 
@@ -189,7 +190,7 @@ def edits(field: Any) -> list[Any]:
 
 def announcer() -> gr.HTML:
     """A live region for screen readers. The element stays and only its text changes, so each phase is spoken once."""
-    return html(
+    return live(
         html_template='<div role="status" aria-live="polite"></div>',
         elem_classes="sr-only",
         js_on_load="watch('value', () => { element.firstElementChild.textContent = props.value; });",

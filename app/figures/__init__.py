@@ -5,7 +5,7 @@ Two rules: colours are token names (``--accent``), and what a second function co
 number from left to right in each. The eye compares along a lane (depth) and across lanes (kind of layer).
 """
 
-from app.figures.base import Lanes
+from app.figures.base import Figure, Lanes
 from app.figures.codebook import codebook
 from app.figures.guarantee import Guaranteed, guarantee
 from app.figures.layer import histogram, outlier_rows, spectrum, weight_maps
@@ -15,6 +15,7 @@ from app.figures.several import losses
 from app.figures.versus import race
 
 __all__ = [
+    "Figure",
     "Guaranteed",
     "Lanes",
     "Point",

@@ -51,19 +51,19 @@ def proxy_loss(points: Sequence[Point], lanes: Lanes, run: str, previous: Sequen
             "hovertemplate": "block %{customdata}<br><b>%{y:.2e}</b><extra></extra>",
         }
     )
-    if 0 < len(points) < lanes.blocks * len(lanes.names) and _positive(points[-1].loss):
-        latest = points[-1]
-        ring = {"size": 13, "color": "rgba(0,0,0,0)", "line": {"color": "--accent", "width": 1.5}}
-        x = lanes.start(lanes.names.index(latest.lane)) + latest.block
-        traces.append(
-            {"type": "scatter", "mode": "markers", "x": [x], "y": [latest.loss], "hoverinfo": "skip", "marker": ring}
-        )
     return {
         "run": run,
+        "now": _ring(points[-1], lanes) if 0 < len(points) < lanes.blocks * len(lanes.names) else {},
         "summary": f"Proxy loss of {len(points)} layers by projection and block; the table below has the numbers.",
         "data": traces,
         "layout": {**lanes.layout(), "yaxis": log_axis(low, high, "relative proxy loss")},
     }
+
+
+def _ring(latest: Point, lanes: Lanes) -> Figure:
+    if not _positive(latest.loss):
+        return {}
+    return {"ring": [lanes.start(lanes.names.index(latest.lane)) + latest.block, latest.loss]}
 
 
 def incoherence(points: Sequence[Point], lanes: Lanes, run: str, of: str, bounds: Sequence[float] = ()) -> Figure:
@@ -124,11 +124,11 @@ def block_map(
     rows = {"range": [lanes.blocks - 0.5, -0.5], "dtick": max(1, lanes.blocks // 8), "tick0": 0}
     return {
         "run": run,
+        "now": _frame(current, lanes, "--error" if failed else "--accent") if current else {},
         "summary": "Loss of every layer: rows are blocks, columns are projections.",
         "data": [{**tiles, **empty, "showscale": False, "hoverinfo": "skip"}, {**tiles, **loss}],
         "layout": {
             "margin": {"l": 28, "r": 4, "t": 22, "b": 8},
-            "shapes": [_outline(current, lanes, "--error" if failed else "--accent")] if current else [],
             "xaxis": {**bare, "type": "category", "side": "top", "tickfont": {"size": 12, "color": "--ink"}},
             "yaxis": {**bare, **rows},
         },
@@ -151,7 +151,5 @@ def _scale(low: float, high: float) -> Figure:
     }
 
 
-def _outline(place: tuple[str, int], lanes: Lanes, colour: str) -> Figure:
-    x, y = lanes.names.index(place[0]), place[1]
-    edges = {"x0": x - 0.46, "x1": x + 0.46, "y0": y - 0.46, "y1": y + 0.46}
-    return {"type": "rect", **edges, "line": {"color": colour, "width": 2}}
+def _frame(place: tuple[str, int], lanes: Lanes, colour: str) -> Figure:
+    return {"tile": [lanes.names.index(place[0]), place[1]], "color": colour}

@@ -32,23 +32,23 @@ def build(page: Page) -> dict[str, Any]:
         form = _form(desk, parts)
     parts["trouble"] = w.html(visible=False)
     with gr.Column(elem_classes="card", visible=False, elem_id="evaluating") as parts["working"]:
-        parts["live"] = w.html()
+        parts["live"] = w.live()
         parts["stop"] = gr.Button("Stop evaluation", variant="stop", size="md", scale=0, elem_id="stop-evaluation")
     with gr.Column(visible=False) as parts["converging"]:
         legend = w.legend(("line", "this model"), ("orange", "original"))
         note = "It settles as windows are scored; the bands are standard errors."
         parts["convergence"] = live_plot(
-            "Perplexity so far", note, legend=legend, height=260, elem_id="plot-convergence"
+            "Perplexity so far", note, legend=legend, height=260, clocked=True, elem_id="plot-convergence"
         )
     with gr.Column(visible=False) as parts["done"]:
         with gr.Column(elem_classes="card"):
-            parts["outcome"] = w.html(elem_id="outcome")
+            parts["outcome"] = w.live(elem_id="outcome")
             parts["again"] = gr.Button("Measure again", size="sm", scale=0, elem_id="measure-again")
         _plots(parts)
         with gr.Column(elem_classes="card", visible=False) as parts["worst_card"]:
             text = "Where both predictions are furthest apart, with the chance that each gives to its own choice."
             w.html(w.heading("The worst tokens", text, 3))
-            parts["worst"] = w.html(elem_id="worst-tokens")
+            parts["worst"] = w.live(elem_id="worst-tokens")
     parts["nothing"] = w.html(views.empty())
     with gr.Column(elem_classes="card", visible=False) as parts["results"]:
         with gr.Row(elem_classes="bar"):
@@ -56,7 +56,7 @@ def build(page: Page) -> dict[str, Any]:
             w.html(w.heading("Results", text, 3))
             parts["csv"] = gr.Button("Export CSV", size="sm", elem_classes="quiet")
             parts["json"] = gr.Button("Export JSON", size="sm", elem_classes="quiet")
-        parts["table"] = w.html(js_on_load=w.ACTIONS + w.SORTED, elem_id="results-table")
+        parts["table"] = w.live(w.ACTIONS + w.SORTED, elem_id="results-table")
     _wire(page, desk, form, parts)
     return parts
 
@@ -115,18 +115,19 @@ def _plots(parts: dict[str, Any]) -> None:
                 "Models measured on the same text; down and left is better. Bars are standard errors.",
                 legend=w.legend(("diamond", "original"), ("dot", "quantized"), ("dots", "beaten by nothing")),
                 height=320,
+                clocked=True,
                 elem_id="plot-size",
             )
         with gr.Column(min_width=320) as parts["along_card"]:
             note = "KL to the original by the number of tokens read before; the band is its standard error."
-            parts["along"] = live_plot("Along the text", note, height=343, elem_id="plot-along")
+            parts["along"] = live_plot("Along the text", note, height=343, clocked=True, elem_id="plot-along")
     with gr.Row(elem_classes="wide one-one"):
         with gr.Column(min_width=320) as parts["blocks_card"]:
             note = "How far hidden states are from the original's, relative to their size; errors add up."
-            parts["blocks"] = live_plot("Block by block", note, height=300, elem_id="plot-blocks")
+            parts["blocks"] = live_plot("Block by block", note, height=300, clocked=True, elem_id="plot-blocks")
         with gr.Column(min_width=320) as parts["layers_card"]:
             note = "KL that one quantized layer causes in the original, log scale."
-            parts["layers"] = live_plot("Each layer alone", note, height=300, elem_id="plot-layers")
+            parts["layers"] = live_plot("Each layer alone", note, height=300, clocked=True, elem_id="plot-layers")
 
 
 def _wire(page: Page, desk: Desk, form: list[Any], parts: dict[str, Any]) -> None:

@@ -27,16 +27,6 @@ LEDE = (
     '<ol class="path"><li>Choose a model</li><li>Quantize</li><li>Compare</li></ol>'
 )
 SUGGESTED, HERE = "Suggested", "On this computer"
-# Rows are drawn anew while bytes arrive; who stands on a button by keyboard stays there.
-KEEP_FOCUS = """
-let stood = null;
-element.addEventListener('focusin', event => { stood = event.target.dataset.action || null; });
-element.addEventListener('focusout', event => { if (event.relatedTarget) stood = null; });
-watch('value', () => requestAnimationFrame(() => {
-  const again = stood && element.querySelector(`[data-action="${CSS.escape(stood)}"]`);
-  if (again && document.activeElement === document.body) again.focus();
-}));
-"""
 
 
 def build(page: Page) -> dict[str, Any]:
@@ -53,7 +43,7 @@ def build(page: Page) -> dict[str, Any]:
             w.html(hero())
     with gr.Column(elem_classes="card", visible=False) as parts["downloads"]:
         w.html(w.heading("Downloads", level=2))
-        parts["going"] = w.html(js_on_load=w.ACTIONS + KEEP_FOCUS, elem_id="downloads")
+        parts["going"] = w.live(w.ACTIONS, elem_id="downloads")
     _lists(page.studio, parts)
     _another(page.studio, parts)
     return parts
@@ -75,11 +65,11 @@ def _lists(studio: Studio, parts: dict[str, Any]) -> None:
                 elem_id="which",
             )
             parts["rescan"] = gr.Button("Look again", size="sm", visible=False)
-        parts["suggested"] = w.html(js_on_load=w.ACTIONS + w.SORTED)
-        parts["shelf"] = w.html(js_on_load=w.ACTIONS + w.SORTED, visible=False)
+        parts["suggested"] = w.live(w.ACTIONS + w.SORTED)
+        parts["shelf"] = w.live(w.ACTIONS + w.SORTED, visible=False)
     outputs = [parts[name] for name in ("title", "suggested", "shelf", "rescan")]
     parts["which"].change(_switch, parts["which"], outputs, **w.LATEST)
-    parts["rescan"].click(lambda: views.shelf(studio.library.entries()), None, parts["shelf"], **w.PRIVATE)
+    parts["rescan"].click(studio.library.forget, None, None, **w.PRIVATE)
 
 
 def _another(studio: Studio, parts: dict[str, Any]) -> None:
@@ -110,7 +100,7 @@ def _another(studio: Studio, parts: dict[str, Any]) -> None:
 
 def _answered(parts: dict[str, Any]) -> list[Any]:
     """What ``check`` gives."""
-    return [parts[name] for name in ("verdict", "use", "get", "compare", "checked", "shelf")]
+    return [parts[name] for name in ("verdict", "use", "get", "compare", "checked")]
 
 
 def show(moment: Moment) -> dict[str, Any]:
@@ -155,15 +145,14 @@ def connect(page: Page) -> None:
         parts[name].click(lambda model, what=name: do(f"{what}:{model}"), parts["checked"], outputs, **w.PRIVATE)
     looked = parts["results"].click(_looked_at, None, parts["typed"], **w.PRIVATE)
     looked.then(partial(check, studio), parts["typed"], _answered(parts), **w.PRIVATE)
-    page.blocks.load(partial(_first, studio), None, [parts["which"], parts["shelf"]], **w.PRIVATE)
+    page.blocks.load(partial(_first, studio), None, parts["which"], **w.PRIVATE)
     outputs = [page.choices, page.tabs, parts["problem"], parts["demo"]]
     parts["demo"].click(partial(_demo, studio, parts["demo"].value), None, outputs, **w.PRIVATE)
 
 
-def _first(studio: Studio) -> tuple[str, w.Html]:
+def _first(studio: Studio) -> str:
     """A newcomer sees what could be fetched; who has models sees them."""
-    entries = studio.library.entries()
-    return HERE if len(entries) > 1 or studio.offline else SUGGESTED, views.shelf(entries)
+    return HERE if len(studio.library.entries()) > 1 or studio.offline else SUGGESTED
 
 
 def _switch(which: str) -> tuple[Any, Any, Any, Any]:

@@ -36,7 +36,7 @@ def build(page: Page) -> dict[str, Any]:
     with gr.Column(visible=False) as parts["body"]:
         with gr.Column(elem_classes="card"):
             with gr.Row(elem_classes="bar"):
-                parts["head"] = w.html()
+                parts["head"] = w.live()
                 parts["act"] = gr.Button("Resume", variant="primary", size="md", visible=False, elem_id="act")
                 parts["pause"] = gr.Button("Pause", size="md", visible=False, elem_id="pause")
                 parts["stop"] = gr.Button("Stop now", variant="stop", size="md", visible=False, elem_id="stop-now")
@@ -44,25 +44,26 @@ def build(page: Page) -> dict[str, Any]:
                 w.html(w.note("Layers of the unfinished block are lost; finished blocks stay, and it can be resumed."))
                 parts["stop_sure"] = gr.Button("Stop now", variant="stop", size="sm", elem_id="stop-now-sure")
                 parts["go_on"] = gr.Button("Let it run", size="sm")
-            parts["numbers"] = w.html()
+            parts["numbers"] = w.live()
         _plots(parts)
         _guarantee(parts)
         with gr.Row(elem_classes="wide two-one"):
             with gr.Column(scale=2, min_width=320, elem_classes="card"):
                 with gr.Row(elem_classes="bar"):
-                    parts["caption"] = w.html()
+                    parts["caption"] = w.live()
                     parts["all"] = gr.Button("Show all", size="sm", elem_classes="quiet")
                     parts["export"] = gr.Button("Export CSV", size="sm", elem_classes="quiet")
-                parts["layers"] = w.html(js_on_load=w.ACTIONS + w.SORTED)
+                parts["layers"] = w.live(w.ACTIONS + w.SORTED)
             with gr.Column(scale=1, min_width=280, elem_classes="card", elem_id="log-card"):
                 w.html(w.heading("Log", level=3))
-                parts["log"] = w.html(js_on_load=FOLLOW_END)
+                parts["log"] = w.live(FOLLOW_END)
     _export(page, parts["export"])
     return parts
 
 
 def _plots(parts: dict[str, Any]) -> None:
-    ends = w.legend(("diamond", "before"), ("dot", "after the transform"), ("dash", "what a random rotation promises"))
+    keys = ("diamond", "before"), ("dot", "after the transform"), ("dash", "what a random rotation promises")
+    ends: dict[str, Any] = {"legend": w.legend(*keys), "height": 260, "clocked": True}
     with gr.Row(elem_classes="wide two-one"):
         with gr.Column(scale=2, min_width=320):
             parts["loss"] = live_plot(
@@ -70,19 +71,20 @@ def _plots(parts: dict[str, Any]) -> None:
                 "How much of each layer's output is lost, on a log scale. A click on a point looks into the layer.",
                 legend=w.legend(("line", "this run"), ("grey", "an earlier run of this model, if there is one")),
                 height=320,
+                clocked=True,
                 elem_id="plot-loss",
             )
         with gr.Column(scale=1, min_width=280):
             parts["tiles"] = live_plot(
-                "Block map", "The same loss, one tile a layer.", height=344, elem_id="plot-tiles"
+                "Block map", "The same loss, one tile a layer.", height=344, clocked=True, elem_id="plot-tiles"
             )
     with gr.Row(elem_classes="wide one-one"):
         with gr.Column(min_width=320):
             text = "Largest weight over the root mean square: how far outliers stand out."
-            parts["mu_w"] = live_plot("Incoherence of the weights", text, legend=ends, height=260, elem_id="plot-mu-w")
+            parts["mu_w"] = live_plot("Incoherence of the weights", text, **ends, elem_id="plot-mu-w")
         with gr.Column(min_width=320):
             text = "The same for the directions the inputs take: the eigenvectors of H."
-            parts["mu_h"] = live_plot("Incoherence of the inputs", text, legend=ends, height=260, elem_id="plot-mu-h")
+            parts["mu_h"] = live_plot("Incoherence of the inputs", text, **ends, elem_id="plot-mu-h")
 
 
 def _guarantee(parts: dict[str, Any]) -> None:
@@ -93,9 +95,11 @@ def _guarantee(parts: dict[str, Any]) -> None:
         ("dots", "no code can lose less"),
     ]
     text = "What theory promises for each layer, and what was measured."
-    parts["theory"] = live_plot("The guarantee", text, legend=w.legend(*keys), height=300, elem_id="plot-theory")
+    parts["theory"] = live_plot(
+        "The guarantee", text, legend=w.legend(*keys), height=300, clocked=True, elem_id="plot-theory"
+    )
     with gr.Column(elem_classes="card"):
-        parts["verdict"] = w.html()
+        parts["verdict"] = w.live()
         with gr.Accordion("Theory and measurement of every layer", open=False, elem_id="theory-fold") as parts["fold"]:
             parts["theory_table"] = w.html(js_on_load=w.SORTED)
 

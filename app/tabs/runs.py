@@ -10,7 +10,7 @@ import gradio as gr
 from app import figures
 from app import shelf as look
 from app import widgets as w
-from app.live_plot import dumps, live_plot
+from app.live_plot import live_plot
 from app.page import Choices, Moment, Page, ask, go
 from app.results import results
 from app.shelf_desk import ShelfDesk
@@ -22,16 +22,6 @@ PANELS = ("edit", "export", "push", "delete", "command")
 # Events that change Choices go one after the other, so that none undoes another; clicks in quick succession all count.
 ONE_BY_ONE = {**w.PRIVATE, "concurrency_id": "choices"}
 EACH = {**ONE_BY_ONE, "trigger_mode": "multiple"}
-# Markup that is replaced would lose the focus of its buttons.
-KEEP_FOCUS = """
-let held = '';
-element.addEventListener('focusin', event => { held = event.target.dataset.action || ''; });
-element.addEventListener('focusout', event => { if (event.relatedTarget) held = ''; });
-watch('value', () => requestAnimationFrame(() => {
-  if (held && document.activeElement === document.body)
-    element.querySelector(`[data-action="${CSS.escape(held)}"]`)?.focus();
-}));
-"""
 COPY = """() => {
   const code = document.querySelector('#run-command code'), range = document.createRange();
   range.selectNodeContents(code);
@@ -58,18 +48,18 @@ def build(page: Page) -> dict[str, Any]:
     action = w.button("Set up a run", "Quantize", "primary")
     parts["nothing"] = w.html(w.empty("No runs yet", text, action), js_on_load=w.ACTIONS)
     with gr.Column(visible=False, elem_classes="card", elem_id="queue") as parts["queue_card"]:
-        parts["queue"] = w.html(js_on_load=w.ACTIONS + KEEP_FOCUS)
+        parts["queue"] = w.live(w.ACTIONS)
         parts["proceed"] = gr.Button("Let the queue go on", size="md", elem_id="proceed")
     with gr.Row(visible=False, elem_classes="wide") as parts["body"]:
         with gr.Column(scale=9, min_width=320):
             with gr.Column(elem_classes="card"):
                 with gr.Row(elem_classes="bar"):
-                    parts["heading"] = w.html()
+                    parts["heading"] = w.live()
                     parts["filter"] = w.Line(
                         label="Filter", show_label=False, container=False, elem_id="runs-filter", scale=0,
                         min_width=260, placeholder="Filter by model, method, state or tag",
                     )  # fmt: skip
-                parts["table"] = w.html(js_on_load=w.ACTIONS + KEEP_FOCUS + w.SORTED, elem_id="runs-table")
+                parts["table"] = w.live(w.ACTIONS + w.SORTED, elem_id="runs-table")
             _against_card(parts)
         with gr.Column(scale=4, min_width=300, elem_classes="card sticky", elem_id="run-card"):
             _card(parts)
@@ -80,13 +70,13 @@ def _against_card(parts: dict[str, Any]) -> None:
     with gr.Column(visible=False, elem_id="against") as parts["against"]:
         with gr.Column(elem_classes="card"):
             w.html(w.heading("Side by side", "What these runs were asked for differently, and what it brought.", 3))
-            parts["differences"] = w.html(elem_id="differences")
+            parts["differences"] = w.live(elem_id="differences")
         note = "Loss of each layer, log scale. Layers of the first run's model."
-        parts["losses"] = live_plot("Loss by layer", note, height=320, elem_id="plot-several")
+        parts["losses"] = live_plot("Loss by layer", note, height=320, clocked=True, elem_id="plot-several")
 
 
 def _card(parts: dict[str, Any]) -> None:
-    parts["card"] = w.html()
+    parts["card"] = w.live()
     with gr.Row(elem_classes="bar") as parts["next"]:
         parts["resume"] = gr.Button("Resume", variant="primary", size="md", elem_id="run-resume")
         parts["compare"] = gr.Button("Compare with the original", variant="primary", size="md", elem_id="run-compare")
@@ -116,14 +106,14 @@ def _card(parts: dict[str, Any]) -> None:
         parts["private"] = w.Checkbox(True, label="Private", info="Only you and your organisation see it.")
         parts["do_push"] = gr.Button("Push", size="sm", variant="primary", elem_id="do-push")
     with gr.Column(visible=False, elem_classes="drawer") as parts["delete_panel"]:
-        parts["sizes"] = w.html()
+        parts["sizes"] = w.live()
         parts["with_model"] = w.Checkbox(False, label="Delete the model folder, too", elem_id="delete-model")
         with gr.Row(elem_classes="bar"):
             parts["do_delete"] = gr.Button("Delete", size="sm", variant="stop", elem_id="do-delete")
             parts["keep"] = gr.Button("Keep it", size="sm")
     with gr.Column(visible=False, elem_classes="drawer", elem_id="run-command") as parts["command_panel"]:
-        parts["line"] = w.html()
-    parts["transfer"] = w.html(elem_id="transfer")
+        parts["line"] = w.live()
+    parts["transfer"] = w.live(elem_id="transfer")
     parts["cancel"] = gr.Button("Cancel", size="sm", visible=False, elem_id="cancel-transfer")
 
 
@@ -233,7 +223,7 @@ def _chosen(moment: Moment, run: Run, found: dict[str, Any]) -> dict[str, Any]:
         **{f"{name}_panel": gr.update(visible=panel == name) for name in PANELS},
         "sizes": ShelfDesk(moment.studio).sizes(run) if panel == "delete" else "",
         "line": look.command_of(run),
-        "transfer": gr.update(value=look.transfer(transfer), visible=transfer is not None),
+        "transfer": look.transfer(transfer),
         "cancel": gr.update(visible=sending),
     }
 
@@ -249,7 +239,7 @@ def _against(moment: Moment, found: dict[str, Any]) -> dict[str, Any]:
     return {
         "against": gr.update(visible=True),
         "differences": look.differences(runs, found),
-        "losses": dumps(_losses(told)) if told else "",
+        "losses": _losses(told) if told else {},
     }
 
 

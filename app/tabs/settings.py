@@ -54,7 +54,7 @@ def build(page: Page) -> dict[str, Any]:
                 page.blocks.load(None, None, theme, js=SHOW_CHOSEN, **w.PRIVATE)
         with gr.Column(scale=5, elem_classes="sticky"), gr.Column(elem_classes="card"):
             w.html(w.heading("This computer", level=3))
-            parts["facts"] = w.html()
+            parts["facts"] = w.live()
             with gr.Row(elem_classes="bar"):
                 copy = gr.Button("Copy diagnostics", size="md", elem_id="diagnostics")
             shown = w.html()
@@ -67,7 +67,7 @@ def build(page: Page) -> dict[str, Any]:
 
 def _folders(studio: Studio, parts: dict[str, Any]) -> None:
     w.html(w.facts([("Data folder", w.tag("span", studio.home, "path-text"))]))
-    parts["used"] = w.html()
+    parts["used"] = w.live()
     parts["folders"] = w.html(folder_table(studio), js_on_load=w.ACTIONS)
     with gr.Row(elem_classes="bar"):
         typed = w.Line(
