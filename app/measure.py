@@ -62,10 +62,10 @@ class Desk:
     def first_choice(self) -> str:
         return self.models()[0][1]
 
-    def context(self, model: str) -> int:
+    def context(self, model: str | None) -> int:
         """Tokens of a window that suit a model; the usual where it is not there."""
         try:
-            config = read_config(Path(self._folder(model)))
+            config = read_config(Path(self._folder(model or "")))
             return int(min(LONGEST, config.get("max_position_embeddings") or config.get("n_positions") or LONGEST))
         except (QuipError, OSError, TypeError, ValueError):
             return LONGEST
