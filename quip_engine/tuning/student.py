@@ -1,0 +1,54 @@
+"""The packed model of a workspace in memory, as it would be loaded, ready to be tuned."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from torch import Tensor
+
+from quip_engine.layer import LayerFormat
+from quip_engine.linear import QuantizedLinear
+from quip_engine.plan import Plan
+from quip_engine.skeleton import Skeleton
+from quip_engine.workspace import FinishedBlock, Kept, Workspace
+
+OUTSIDE = "tuned-outside"  # entry of a workspace: what tuning has made of the tensors outside the blocks
+
+
+def load_student(plan: Plan, space: Workspace) -> Skeleton:
+    """The model of finished blocks, with what is outside of them as it is by now."""
+    skeleton = Skeleton(Path(plan.facts.path), plan.device)
+    skeleton.load_outside()
+    outside = space.kept(OUTSIDE)
+    replace_tensors(skeleton, outside.tensors() if outside else {})
+    for index, block in enumerate(space.finished_blocks()):
+        _fill(skeleton, index, block)
+    return skeleton
+
+
+def replace_tensors(skeleton: Skeleton, tensors: dict[str, Tensor]) -> None:
+    """Give parameters new values by name."""
+    for name, tensor in tensors.items():
+        skeleton.model.get_parameter(name).data.copy_(tensor)
+
+
+def _fill(skeleton: Skeleton, index: int, finished: FinishedBlock) -> None:
+    """Make a block on meta the finished one."""
+    prefix, block = f"{skeleton.prefix}.{index}.", skeleton.blocks[index]
+    stored = Kept({}, finished.path, finished.bytes).tensors()
+    shapes = {layer["name"]: layer["shape"] for layer in finished.layers}
+    packed = set()
+    for path, record in finished.formats.items():
+        (m, n), form = shapes[path], LayerFormat.from_json(record)
+        layer = QuantizedLinear(n, m, f"{path}.bias" in stored, form, device="meta")
+        packed |= {f"{path}.{name}" for name in layer.tensors()}
+        block.set_submodule(path.removeprefix(prefix), layer)
+    state = {
+        name.removeprefix(prefix): (tensor if name in packed else _wide(tensor)).to(skeleton.device)
+        for name, tensor in stored.items()
+    }
+    block.load_state_dict(state, assign=True)
+
+
+def _wide(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.is_floating_point() else tensor

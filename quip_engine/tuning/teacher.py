@@ -1,0 +1,66 @@
+"""What the original says, without ever holding it: its last hidden states are kept, its logits made where needed.
+
+    KL(p || q) = sum_v p_v (log p_v - log q_v)        d KL / d logits of q = q - p
+
+A window of L tokens has L x vocabulary logits, hundreds of times its states. So they are made of some positions at a
+time, for both models, and their gradient goes back to the states and the head at once: nothing of that size is kept.
+
+| symbol | here                                       |
+|--------|--------------------------------------------|
+| p      | the original, ``Teacher``                  |
+| q      | the model that is tuned                    |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from quip_engine.activations import Activations, predictions
+from quip_engine.skeleton import Skeleton
+
+LOGITS = 2**22  # of each model that exist at once
+
+
+class Teacher:
+    """The original on some windows of tokens: (samples, length)."""
+
+    def __init__(self, folder: Path, tokens: Tensor, device: torch.device) -> None:
+        """Runs the original over all windows, one block in memory at a time."""
+        self.tokens = tokens
+        self.skeleton = Skeleton(folder, device)
+        self.skeleton.load_outside()
+        activations = Activations(self.skeleton, tokens)
+        for index in range(len(self.skeleton.blocks)):
+            activations.advance(self.skeleton.load_block(index), index)
+            self.skeleton.release_block(index)
+        self.hidden = activations.hidden.cpu()  # (samples, length, width), what the last block gave
+
+    def divergence(self, student: Skeleton, windows: Tensor, hidden: Tensor, share: float | None = None) -> float:
+        """Mean KL over all positions of some windows; ``hidden``: (b, length, width) of the student's last block.
+
+        With ``share``, so many times its gradient goes to ``hidden``, a leaf, and to the student's head.
+        """
+        tokens, own = self.tokens[windows], self.hidden[windows]
+        total, positions = 0.0, tokens.numel()
+        for place in chunks(tokens, self.skeleton.model.config.vocab_size):
+            with torch.no_grad():
+                log_p = predictions(self.skeleton, tokens[:, place], own[:, place].to(hidden.device)).log_softmax(-1)
+            with torch.set_grad_enabled(share is not None):
+                logits = predictions(student, tokens[:, place], hidden[:, place])
+            log_q = logits.detach().log_softmax(-1)
+            p = log_p.exp()
+            total += float((p * (log_p - log_q)).sum(dtype=torch.float64))
+            if share is not None:
+                logits.backward((log_q.exp_() - p) * (share / positions))
+        return total / positions
+
+
+def chunks(tokens: Tensor, vocabulary: int) -> Iterator[slice]:
+    """Positions of tokens: (b, length) whose logits may exist at once."""
+    width = max(1, LOGITS // (len(tokens) * vocabulary))
+    for start in range(0, tokens.shape[1], width):
+        yield slice(start, min(start + width, tokens.shape[1]))
