@@ -2,7 +2,9 @@
 
 import ctypes
 import os
+import re
 import sys
+from pathlib import Path
 
 RETURNED_AT_ONCE = 1 << 21  # bytes; smaller ones come and go too often for a system call each
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
@@ -32,6 +34,16 @@ def return_small_memory() -> None:
     """Give back what many small freed tensors have left in the heap, which would creep up block by block."""
     if libc := _glibc():
         libc.malloc_trim(0)
+
+
+def killed_for_memory() -> int | None:
+    """How many processes this system has ended since it started because memory ran out; None where it does not tell."""
+    try:
+        facts = Path("/proc/vmstat").read_text()
+    except OSError:
+        return None
+    found = re.search(r"^oom_kill (\d+)$", facts, re.MULTILINE)
+    return int(found[1]) if found else None
 
 
 def _glibc() -> ctypes.CDLL | None:

@@ -19,7 +19,7 @@ from quip_engine.commands.recipe_args import RecipeFile, add_recipe_arguments, r
 from quip_engine.config import DEVICES, CalibrationConfig, JobConfig
 from quip_engine.errors import QuipError, Stopped, fail
 from quip_engine.files import check_output
-from quip_engine.runs import Run, Store, Tail, pause, resume, start
+from quip_engine.runs import Run, Store, Tail, pause, resume, settle, start
 
 POLL_SECONDS = 0.1
 
@@ -38,6 +38,9 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
+    share = JobConfig.fallbacks
+    parser.add_argument("--fallbacks", type=float, default=share, metavar="SHARE", help="of layers, before a run fails")
+    parser.add_argument("--force", action="store_true", help="start although disk or memory seem too small")
     parser.add_argument("--resume", action="store_true", help="go on with the unfinished run that writes to DIR")
     parser.set_defaults(run=run)
 
@@ -51,6 +54,8 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
         device=options.device,
         threads=options.threads,
+        fallbacks=options.fallbacks,
+        force=options.force,
     )
     if not options.resume:
         _check(job)
@@ -72,8 +77,11 @@ def _check(job: JobConfig) -> None:
 
     probe(job.model)
     from quip_engine.plan import make_plan  # noqa: PLC0415 - transformers
+    from quip_engine.room import check_room  # noqa: PLC0415
 
-    make_plan(job)
+    plan = make_plan(job)
+    if not job.force:
+        check_room(plan)
 
 
 def _absolute_if_folder(name: str) -> str:
@@ -87,7 +95,7 @@ def _unfinished(job: JobConfig) -> Run:
     if found is None:
         fail("NOTHING_TO_RESUME", path=job.out)
     before, now = asdict(found.job), asdict(job)
-    if changed := [key for key in now if before[key] != now[key]]:
+    if changed := [key for key in now if before[key] != now[key] and key != "force"]:
         fail("RESUME_MISMATCH", fields=", ".join(changed))
     return found
 
@@ -102,6 +110,7 @@ def _follow(current: Run, tail: Tail) -> dict[str, Any]:
                 if text := _words(events.from_json(record)):
                     print(text, file=sys.stderr)
             if not alive:
+                settle()
                 return _outcome(store.get(current.id))
             time.sleep(POLL_SECONDS)
         except KeyboardInterrupt:

@@ -12,13 +12,12 @@ import time
 from pathlib import Path
 
 import psutil
-from filelock import FileLock, Timeout
+from filelock import FileLock
 
-from quip_engine import events
 from quip_engine.config import JobConfig
 from quip_engine.errors import fail
 from quip_engine.runs.evaluation_store import Evaluation, EvaluationStore
-from quip_engine.runs.log import EventLog
+from quip_engine.runs.last_words import settle
 from quip_engine.runs.spawn import spawn
 from quip_engine.runs.store import Run, Store
 
@@ -44,7 +43,9 @@ def resume(run_id: str, home: Path | None = None) -> Run:
         if not run.resumable:
             fail("NOTHING_TO_RESUME", path=run.job.out)
         (run.directory / "STOP").unlink(missing_ok=True)
-        store.update(run.id, status="starting", created=time.time(), finished=None, error=None, holds=0, pid=None)
+        store.update(
+            run.id, status="starting", created=time.time(), started=None, finished=None, error=None, holds=0, pid=None
+        )
         begin(store, run)
     return store.get(run.id)
 
@@ -67,6 +68,7 @@ def stop(run_id: str, home: Path | None = None) -> None:
     if run.pid is None:  # a machine so busy that the worker has not begun: it will see the note
         (run.directory / "STOP").touch()
         return
+    store.update(run.id, holds=1)  # should it not be able to say so itself
     try:
         worker = psutil.Process(run.pid)
         family = [worker, *worker.children(recursive=True)]
@@ -78,7 +80,7 @@ def stop(run_id: str, home: Path | None = None) -> None:
     for process in left:
         _signal(process, "kill")
     psutil.wait_procs(left, KILL_SECONDS)
-    _last_word(store, store.get(run_id))
+    settle(store.home)
 
 
 def active(home: Path | None = None) -> Run | None:
@@ -111,18 +113,4 @@ def _signal(process: psutil.Process, how: str) -> None:
     try:
         getattr(process, how)()
     except psutil.NoSuchProcess:
-        return
-
-
-def _last_word(store: Store, run: Run) -> None:
-    """What a worker that had to be killed could not say any more."""
-    if run.status != "interrupted":
-        return
-    try:
-        with FileLock(run.directory / "worker.lock", timeout=0):
-            log = EventLog(run.directory)
-            log.append(events.RunStopped(block=log.saved_blocks()))
-            log.close()
-            store.update(run.id, status="stopped", finished=time.time(), holds=1, pid=None)
-    except Timeout:  # somebody has resumed it meanwhile
         return

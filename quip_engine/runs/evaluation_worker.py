@@ -12,16 +12,16 @@ import signal
 import sys
 import threading
 import time
-import traceback
 from pathlib import Path
 from types import FrameType
 
 from filelock import FileLock, Timeout
 
 from quip_engine import events
-from quip_engine.errors import CATALOGUE, QuipError
 from quip_engine.process import return_freed_memory, wait_patiently
+from quip_engine.runs.defects import named
 from quip_engine.runs.evaluation_store import Evaluation, EvaluationStore
+from quip_engine.runs.last_words import failure
 from quip_engine.runs.log import EventLog
 from quip_engine.runs.queue import advance
 from quip_engine.runs.worker import EXIT_STOPPED, NICENESS
@@ -73,15 +73,11 @@ def _work(store: EvaluationStore, row: Evaluation, log: EventLog) -> int:
         log.append(events.RunStopped(block=0))
         store.update(row.id, status="stopped", finished=time.time())
         return EXIT_STOPPED
-    except QuipError as error:
-        return _failed(store, row, log, error, 2)
-    except MemoryError:
-        message, hint = CATALOGUE["HOST_MEMORY"]
-        return _failed(store, row, log, QuipError("HOST_MEMORY", message.format(where=""), hint), 2)
-    except Exception as defect:
-        traceback.print_exc()
-        message, hint = f"{type(defect).__name__}: {defect}", "This is a defect of QuIP Studio."
-        return _failed(store, row, log, QuipError("DEFECT", message, hint, traceback.format_exc()), 1)
+    except Exception as problem:
+        error, status = named(problem)
+        log.append(failure(error))
+        store.update(row.id, status="failed", finished=time.time(), error=error.to_json())
+        return status
 
 
 def _watch(note: Path) -> None:
@@ -89,12 +85,6 @@ def _watch(note: Path) -> None:
     while not note.exists():
         time.sleep(LOOK)
     signal.raise_signal(signal.SIGTERM)
-
-
-def _failed(store: EvaluationStore, row: Evaluation, log: EventLog, error: QuipError, status: int) -> int:
-    log.append(events.RunFailed(error.code, error.message, error.hint, error.details))
-    store.update(row.id, status="failed", finished=time.time(), error=error.to_json())
-    return status
 
 
 if __name__ == "__main__":

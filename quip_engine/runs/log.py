@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from quip_engine import events
+from quip_engine.files import named_errors
 
 NAME = "events.jsonl"
 DURABLE = (events.RunStarted, events.BlockSaved, events.RunFinished, events.RunStopped, events.RunFailed)
@@ -25,15 +26,28 @@ class EventLog:
         self._path = directory / NAME
         self._cut_torn_line()
         self._seq = sum(1 for _ in self._path.open("rb")) if self._path.exists() else 0
-        self._file = self._path.open("ab")
+        self._file = self._path.open("ab", buffering=0)
+        self._bytes = self._file.tell()
 
     def append(self, event: events.Event) -> None:
+        """Raises ``DISK_FULL`` and ``IO_ERROR``; nothing of the event is in the log then."""
         record = {"seq": self._seq, "time": round(time.time(), 3), **events.to_json(event)}
-        self._file.write(json.dumps(record, separators=(",", ":")).encode() + b"\n")
-        self._file.flush()
-        if isinstance(event, DURABLE):
-            os.fsync(self._file.fileno())
+        line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
+        with named_errors(self._path, len(line)):
+            try:
+                self._write(line)
+                if isinstance(event, DURABLE):
+                    os.fsync(self._file.fileno())
+            except OSError:
+                self._file.truncate(self._bytes)
+                raise
+        self._bytes += len(line)
         self._seq += 1
+
+    def _write(self, line: bytes) -> None:
+        rest = memoryview(line)
+        while rest:  # a disk that fills up takes a part of it first
+            rest = rest[self._file.write(rest) :]
 
     def close(self) -> None:
         self._file.close()

@@ -2,7 +2,7 @@
 
 The worker that ends, done or failed, starts the next one itself, so the queue goes on with every page closed. A run
 that was paused or stopped holds the queue until it is resumed or somebody calls ``proceed``. After a worker that died
-without a word nobody is there to start the next; ``proceed`` and ``enqueue`` do.
+without a word it goes on with ``settle``, which an open app calls all the time.
 """
 
 from __future__ import annotations

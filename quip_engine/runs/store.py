@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,11 @@ from filelock import FileLock, Timeout
 
 from quip_engine.config import JobConfig
 from quip_engine.errors import fail
-from quip_engine.files import data_home
+from quip_engine.files import data_home, disk_error
 
 ALIVE = ("starting", "running", "stopping")
 RESUMABLE = ("paused", "stopped", "interrupted", "failed")
+DISK = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}  # what SQLite says of the disk
 NAME, NOTE, TAG, TAGS = 200, 10_000, 40, 20  # longest name, note and tag in characters; most tags
 
 MIGRATIONS = (
@@ -41,6 +43,7 @@ MIGRATIONS = (
     "ALTER TABLE runs ADD COLUMN place INTEGER",  # in the queue, smallest first
     "ALTER TABLE runs ADD COLUMN holds INTEGER NOT NULL DEFAULT 0",  # it was paused or stopped: the queue waits
     "ALTER TABLE runs ADD COLUMN pid INTEGER",  # of the worker that holds the lock
+    "ALTER TABLE runs ADD COLUMN killed INTEGER",  # processes the system had ended for memory when that one began
 )
 
 
@@ -67,6 +70,7 @@ class Run:
     place: int | None = None  # in the queue, smallest first
     holds: bool = False  # it was paused or stopped, and the queue waits for it
     pid: int | None = None  # of the worker, while it is alive
+    killed: int | None = None  # processes the system had ended for want of memory when the worker began
 
     @property
     def alive(self) -> bool:
@@ -88,16 +92,19 @@ class Store:
 
     @contextmanager
     def connect(self) -> Iterator[sqlite3.Connection]:
-        """The history, for one transaction."""
-        db = sqlite3.connect(self.home / "history.sqlite", timeout=10)
+        """The history, for one transaction. Raises ``DISK_FULL`` and ``IO_ERROR``."""
+        path = self.home / "history.sqlite"
         try:
-            db.row_factory = sqlite3.Row
-            db.execute("PRAGMA journal_mode = WAL")
-            db.execute("PRAGMA synchronous = FULL")
-            with db:
-                yield db
-        finally:
-            db.close()
+            with closing(sqlite3.connect(path, timeout=10)) as db:
+                db.row_factory = sqlite3.Row
+                db.execute("PRAGMA journal_mode = WAL")
+                db.execute("PRAGMA synchronous = FULL")
+                with db:
+                    yield db
+        except sqlite3.OperationalError as error:
+            if (number := error.sqlite_errorcode & 0xFF) in DISK:
+                disk_error(DISK[number], str(error), path)
+            raise
 
     def create(self, job: JobConfig, *, queued: bool = False) -> Run:
         """A new row and its directory: about to start, or behind all others in the queue. Numbers never return."""
@@ -182,6 +189,7 @@ class Store:
             place=row["place"],
             holds=bool(row["holds"]),
             pid=row["pid"],
+            killed=row["killed"],
         )
 
 

@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import select
 import signal
 import sys
+import threading
 import time
-import traceback
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,8 +21,10 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from quip_engine import events
-from quip_engine.errors import CATALOGUE, QuipError, Stopped
-from quip_engine.process import return_freed_memory, wait_patiently
+from quip_engine.errors import QuipError, Stopped
+from quip_engine.process import killed_for_memory, return_freed_memory, wait_patiently
+from quip_engine.runs import last_words
+from quip_engine.runs.defects import named
 from quip_engine.runs.log import EventLog
 from quip_engine.runs.queue import advance
 from quip_engine.runs.store import Run, Store
@@ -30,19 +33,40 @@ EXIT_STOPPED = 75
 NICENESS = 5  # the page and the person come first
 
 
+ANSWER, LAST_WORDS = 15.0, 3.0  # seconds after a first signal until it counts as not heard; after a second one
+
+
 class StopNow(BaseException):
     """SIGTERM or SIGINT arrived. No ``except Exception`` on its way may keep it."""
 
 
 def _stop_now(_number: int, _frame: FrameType | None) -> None:
-    _on_signals(signal.SIG_IGN)
+    _on_signals(_nothing)
     raise StopNow
 
 
+def _nothing(_number: int, _frame: FrameType | None) -> None:
+    """While the last words are said."""
+
+
 def _on_signals(handler: Any) -> None:
-    """``SIG_IGN`` for the last words: who cannot wait for them sends SIGKILL."""
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, handler)
+
+
+def _end_if_unheard() -> None:
+    """End the process where a signal is not heard, in a long kernel perhaps; finished blocks are safe at any time."""
+    heard, arrived = os.pipe()
+    os.set_blocking(arrived, False)
+    signal.set_wakeup_fd(arrived)
+
+    def watch() -> None:
+        os.read(heard, 1)
+        select.select([heard], [], [], ANSWER)
+        time.sleep(LAST_WORDS)
+        os._exit(EXIT_STOPPED)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def main(home: Path, run_id: str) -> int:
@@ -53,57 +77,61 @@ def main(home: Path, run_id: str) -> int:
         lock.acquire()
     except Timeout:
         return EXIT_STOPPED  # another worker has it: nothing of this run is ours to touch
+    _end_if_unheard()
     with lock, contextlib.closing(EventLog(run.directory)) as log:
         status = _work(store, run, log)
     if status != EXIT_STOPPED:
-        advance(store.home)
+        with contextlib.suppress(QuipError):  # a full disk: an open app will do it
+            advance(store.home)
     return status
 
 
 def _work(store: Store, run: Run, log: EventLog) -> int:
-    note = run.directory / "STOP"
     try:
         _on_signals(_stop_now)
-        store.update(run.id, status="running", started=time.time(), pid=os.getpid())
-        from quip_engine.pipeline import quantize_model  # noqa: PLC0415 - torch only once the lock is ours
-
-        finished = None
-        for event in quantize_model(run.job, run.directory / "work", note.exists):
-            log.append(event)
-            finished = event
-        if not isinstance(finished, events.RunFinished):
-            raise RuntimeError("the pipeline ended without a result")
-        _on_signals(signal.SIG_IGN)
+        beginning = {"finished": None, "error": None, "pid": os.getpid(), "killed": killed_for_memory()}
+        store.update(run.id, status="running", started=time.time(), **beginning)
+        finished = last_words.finished(run) or _quantize(run, log)
+        _on_signals(_nothing)
         _last_word(store, run, "done", result=events.to_json(finished))
         return 0
     except Stopped as stopped:
-        log.append(events.RunStopped(block=stopped.args[0]))
+        _tell(log, events.RunStopped(block=stopped.args[0]))
         _last_word(store, run, "paused", holds=1)
         return EXIT_STOPPED
     except StopNow:
-        log.append(events.RunStopped(block=log.saved_blocks()))
+        _tell(log, events.RunStopped(block=log.saved_blocks()))
         _last_word(store, run, "stopped", holds=1)
         return EXIT_STOPPED
-    except QuipError as error:
-        return _failed(store, run, log, error, 2)
-    except MemoryError:
-        message, hint = CATALOGUE["HOST_MEMORY"]
-        return _failed(store, run, log, QuipError("HOST_MEMORY", message.format(where=""), hint), 2)
-    except Exception as defect:
-        traceback.print_exc()
-        message = f"{type(defect).__name__}: {defect}"
-        hint = "This is a defect of QuIP Studio; finished blocks are saved."
-        return _failed(store, run, log, QuipError("DEFECT", message, hint, traceback.format_exc()), 1)
+    except Exception as problem:
+        error, status = named(problem)
+        _tell(log, last_words.failure(error))
+        _last_word(store, run, "failed", error=error.to_json())
+        return status
 
 
-def _failed(store: Store, run: Run, log: EventLog, error: QuipError, status: int) -> int:
-    log.append(events.RunFailed(error.code, error.message, error.hint, error.details))
-    _last_word(store, run, "failed", error=error.to_json())
-    return status
+def _tell(log: EventLog, event: events.Event) -> None:
+    """The last event; a disk that is full is so for it, too."""
+    with contextlib.suppress(QuipError):
+        log.append(event)
+
+
+def _quantize(run: Run, log: EventLog) -> events.RunFinished:
+    from quip_engine.pipeline import quantize_model  # noqa: PLC0415 - torch only once the lock is ours
+
+    note = run.directory / "STOP"
+    event: events.Event | None = None
+    for event in quantize_model(run.job, run.directory / "work", note.exists):
+        log.append(event)
+    if not isinstance(event, events.RunFinished):
+        raise RuntimeError("the pipeline ended without a result")
+    return event
 
 
 def _last_word(store: Store, run: Run, status: str, **columns: Any) -> None:
-    store.update(run.id, status=status, finished=time.time(), pid=None, **columns)
+    """Where the history cannot be written ``settle`` finds it in the log."""
+    with contextlib.suppress(QuipError):
+        store.update(run.id, status=status, finished=time.time(), pid=None, **columns)
 
 
 if __name__ == "__main__":

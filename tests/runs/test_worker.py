@@ -141,3 +141,18 @@ def test_a_failed_run_says_why(home, job):
     failed = finish(run)
     assert failed.status == "failed"
     assert failed.error["error"] == "NOT_FOUND"
+
+
+def test_a_worker_that_is_killed_is_explained_and_the_queue_goes_on(home, job, tmp_path):
+    from dataclasses import replace
+
+    first = start(job)
+    second = enqueue(replace(job, out=str(tmp_path / "second")))
+    assert second.status == "queued"
+    wait_for(lambda: saved_blocks(first) >= 1)
+    worker_of(first).send_signal(signal.SIGKILL)
+    died = wait_for(lambda: (now := Store().get(first.id)).error and now)
+    assert (died.status, died.error["error"], died.resumable) == ("interrupted", "WORKER_DIED", True)
+    assert wait_for(lambda: Store().get(second.id).status == "running")
+    stop(second.id)
+    assert Store().get(second.id).status == "stopped"

@@ -1,0 +1,28 @@
+"""What a worker says of an exception: memory that ran out has a name, what has none is our defect."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+
+from quip_engine.errors import CATALOGUE, QuipError
+
+# How PyTorch and C++ word it where Python has MemoryError.
+WORDS = ("can't allocate memory", "DefaultCPUAllocator", "std::bad_alloc", "Cannot allocate memory")
+
+
+def named(error: BaseException) -> tuple[QuipError, int]:
+    """The error to show, and the exit status of the worker."""
+    if isinstance(error, QuipError):
+        return error, 2
+    if isinstance(error, MemoryError) or any(word in str(error) for word in WORDS):
+        return out_of_memory(), 2
+    traceback.print_exception(error, file=sys.stderr)
+    text = "".join(traceback.format_exception(error))
+    message, hint = f"{type(error).__name__}: {error}", "This is a defect of QuIP Studio; what is finished is saved."
+    return QuipError("DEFECT", message, hint, text), 1
+
+
+def out_of_memory(where: str = "") -> QuipError:
+    message, hint = CATALOGUE["HOST_MEMORY"]
+    return QuipError("HOST_MEMORY", message.format(where=where), hint)

@@ -1,0 +1,26 @@
+"""Exceptions of a worker as a person will read them."""
+
+import pytest
+import torch
+
+from quip_engine.errors import QuipError
+from quip_engine.runs.defects import named
+
+
+def test_what_has_a_name_keeps_it():
+    error = QuipError("DISK_FULL", "Full.")
+    assert named(error) == (error, 2)
+
+
+@pytest.mark.parametrize("how", ["python", "torch"])
+def test_memory_that_ran_out_is_told_from_defects(how):
+    with pytest.raises((MemoryError, RuntimeError)) as caught:
+        bytearray(1 << 60) if how == "python" else torch.empty(1 << 60, dtype=torch.uint8)
+    error, status = named(caught.value)
+    assert (error.code, status) == ("HOST_MEMORY", 2)
+
+
+def test_the_rest_is_our_defect_with_its_trace():
+    error, status = named(ValueError("odd"))
+    assert (error.code, error.message, status) == ("DEFECT", "ValueError: odd", 1)
+    assert "ValueError" in error.details

@@ -1,0 +1,81 @@
+"""What is said of workers that died without a word, by what they left on the disk."""
+
+import time
+
+import pytest
+from filelock import FileLock
+
+from quip_engine import events
+from quip_engine.config import JobConfig
+from quip_engine.runs import EventLog, Store, Tail, last_words, queue, settle
+
+RESULT = events.RunFinished("out", "quip#", 2, 2.1, 10, 1.0, 1.0, 0.1)
+
+
+@pytest.fixture
+def dead(home, tmp_path):
+    """A run whose worker is gone."""
+    store = Store()
+    run = store.create(JobConfig(str(tmp_path / "model"), str(tmp_path / "out")))
+    store.update(run.id, status="running", started=time.time() - 1, pid=7, killed=3)
+    (run.directory / "worker.lock").touch()
+    return store.get(run.id)
+
+
+def say(run, *said):
+    log = EventLog(run.directory)
+    for event in said:
+        log.append(event)
+    log.close()
+
+
+def last(run):
+    return events.from_json(Tail(run.directory).read()[-1])
+
+
+def test_a_death_without_a_word_has_a_name(dead, monkeypatch):
+    monkeypatch.setattr(last_words, "killed_for_memory", lambda: 3)
+    (run,) = settle()
+    assert (run.status, run.error["error"], run.pid, run.resumable) == ("interrupted", "WORKER_DIED", None, True)
+    assert last(run).code == "WORKER_DIED"
+    assert settle() == []
+
+
+def test_a_death_for_want_of_memory_is_told_apart(dead, monkeypatch):
+    monkeypatch.setattr(last_words, "killed_for_memory", lambda: 4)
+    assert settle()[0].error["error"] == "HOST_MEMORY"
+
+
+def test_what_the_log_says_counts(dead):
+    say(dead, events.RunFailed("DISK_FULL", "Full.", "Free space."))
+    assert settle()[0].status == "failed"
+    Store().update(dead.id, status="running", started=time.time() - 1, finished=None, error=None)
+    say(dead, RESULT)
+    run = settle()[0]
+    assert run.status == "done" and run.result["bits_per_weight"] == 2.1
+
+
+def test_the_words_of_an_earlier_worker_do_not_count(dead):
+    say(dead, events.RunStopped(0))
+    time.sleep(0.002)
+    Store().update(dead.id, started=time.time())
+    assert settle()[0].status == "interrupted"
+
+
+def test_who_was_asked_to_end_is_stopped_and_holds_the_queue(dead, monkeypatch):
+    begun = []
+    monkeypatch.setattr(queue, "begin", lambda _store, run: begun.append(run.id))
+    waiting = Store().create(dead.job, queued=True)
+    (dead.directory / "STOP").touch()
+    run = settle()[0]
+    assert (run.status, run.holds, begun) == ("stopped", True, [])
+    Store().update(dead.id, status="running", started=time.time() + 1, finished=None, holds=0)
+    (dead.directory / "STOP").unlink()
+    settle()
+    assert begun == [waiting.id]
+
+
+def test_the_living_are_left_alone(dead):
+    with FileLock(dead.directory / "worker.lock"):
+        assert settle() == []
+    assert Store().get(dead.id).finished is None
