@@ -128,19 +128,16 @@ class Body:
     """The body of a request, counted as it arrives."""
 
     def __init__(self, receive: Receive) -> None:
-        self._receive, self._length, self._open, self._answered = receive, 0, False, False
+        self._receive, self._length, self._answered = receive, 0, False
 
     @property
     def too_long(self) -> bool:
         return self._length > BODY
 
     async def receive(self) -> Message:
-        """The next part. What is too long, or breaks off, raises what Gradio's upload removes its files after."""
+        """The next part. What is too long raises what Gradio's upload knows."""
         message = await self._receive()
-        if message["type"] == "http.disconnect" and self._open:
-            raise MultiPartException("The request broke off.")
         self._length += len(message.get("body", b""))
-        self._open = message.get("more_body", False)
         if self.too_long:
             raise MultiPartException(TOO_LONG)
         return message

@@ -7,15 +7,12 @@ out of the environment before it is imported: what was typed is what happens.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import logging
 import os
-import shutil
 import socket
 import sys
 import threading
-import time
 import webbrowser
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -32,7 +29,6 @@ if TYPE_CHECKING:
     from app.door import Door
 
 PORT = 7860
-DAY, HOUR = 24 * 3600, 3600
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,10 +142,10 @@ def _serve(flags: argparse.Namespace, listener: socket.socket, password: str | N
     from app.guard import Guard, own_names  # noqa: PLC0415
     from app.main import build, launch_options  # noqa: PLC0415
     from app.studio import Studio  # noqa: PLC0415
+    from app.uploads import Uploads  # noqa: PLC0415
 
     host, port = listener.getsockname()[:2]
     home = data_home()
-    _keep_clean(home / "uploads")
     door = Door(read_secret(home), port, password)
     studio = Studio(home, flags.offline, f"{host}:{port}")
     studio.follower.watch()
@@ -166,28 +162,9 @@ def _serve(flags: argparse.Namespace, listener: socket.socket, password: str | N
         **launch_options(),
     )
     names = {host} | (own_names() if flags.listen else set())
-    server = _server(uvicorn, Guard(Calls(page, blocks), door, names), lambda: _announce(flags, host, port, door))
+    inner = Uploads(Calls(page, blocks), home / "uploads")
+    server = _server(uvicorn, Guard(inner, door, names), lambda: _announce(flags, host, port, door))
     server.run(sockets=[listener])
-
-
-def _keep_clean(uploads: Path) -> None:
-    """Nothing of an earlier server stays in the folder of uploads, and nothing of this one for more than a day."""
-
-    def keep() -> None:
-        while True:
-            time.sleep(HOUR)
-            remove_older(uploads, time.time() - DAY)
-
-    remove_older(uploads, time.time())
-    threading.Thread(target=keep, name="uploads", daemon=True).start()
-
-
-def remove_older(folder: Path, than: float) -> None:
-    """Remove what lies in a folder and was last changed before a time (seconds of the epoch)."""
-    for entry in folder.iterdir() if folder.is_dir() else ():
-        with contextlib.suppress(OSError):  # of somebody else, or gone meanwhile
-            if entry.lstat().st_mtime < than:
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
 
 
 def _server(uvicorn: Any, app: ASGIApp, ready: Callable[[], None]) -> Any:

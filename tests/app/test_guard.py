@@ -2,7 +2,6 @@
 
 import asyncio
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import pytest
 from starlette.formparsers import MultiPartException
@@ -34,12 +33,10 @@ class Page:
         await PlainTextResponse("ok")(scope, receive, send)
 
 
-def ask(headers, path="/", method="GET", parts=(b"",), *, page=None, hosts=(), cut=False):
-    """Status and headers of the answer; a body in parts, all of it or ``cut``."""
+def ask(headers, path="/", method="GET", parts=(b"",), *, page=None, hosts=()):
+    """Status and headers of the answer; a body in parts."""
     sent = []
-    messages = [
-        {"type": "http.request", "body": p, "more_body": cut or k + 1 < len(parts)} for k, p in enumerate(parts)
-    ]
+    messages = [{"type": "http.request", "body": p, "more_body": k + 1 < len(parts)} for k, p in enumerate(parts)]
 
     async def receive():
         return messages.pop(0) if messages else {"type": "http.disconnect"}
@@ -142,26 +139,3 @@ def test_a_body_that_does_not_say_so_is_counted():
     assert ask(OURS, UPLOAD, "POST", [part] * 4, page=page)[0] == 200
     assert ask(OURS, UPLOAD, "POST", [part] * 5, page=page)[0] == 413
     assert page.broken == ["A request may hold 8 MB."]
-
-
-def test_an_upload_that_breaks_off_is_told_so_that_its_files_go():
-    page = Page()
-    ask(OURS, UPLOAD, "POST", [b"a", b"b"], page=page, cut=True)
-    assert page.broken == ["The request broke off."]
-
-
-def test_a_broken_off_upload_leaves_no_file(tmp_path: Path):
-    from gradio.route_utils import GradioMultiPartParser
-    from starlette.datastructures import Headers
-
-    async def upload(scope, receive, send):
-        request = Request(scope, receive)
-        kind = Headers({"content-type": "multipart/form-data; boundary=x"})
-        parser = GradioMultiPartParser(kind, request.stream(), upload_dir=tmp_path, max_file_size=1 << 30)
-        with pytest.raises(MultiPartException):
-            await parser.parse()
-        await PlainTextResponse("")(scope, receive, send)
-
-    head = b'--x\r\nContent-Disposition: form-data; name="files"; filename="a"\r\n\r\n'
-    ask(OURS, UPLOAD, "POST", [head, b"a" * 100_000], page=upload, cut=True)
-    assert list(tmp_path.iterdir()) == []

@@ -77,10 +77,11 @@ class Server:
     def __enter__(self) -> Server:
         self.home.mkdir(parents=True, exist_ok=True)
         share_kernels(self.home)
-        command = [sys.executable, "app.py", "--no-browser", "--offline", "--port", "0", "--data-dir", str(self.home)]
+        command = [sys.executable, str(ROOT / "app.py"), "--no-browser", "--offline", "--port", "0"]
+        command += ["--data-dir", str(self.home), *self.flags]
         self._log = tempfile.TemporaryFile("w+")
         pipes = {"stdout": subprocess.PIPE, "stderr": self._log, "text": True}
-        self.process = subprocess.Popen([*command, *self.flags], cwd=ROOT, env=self.environment, **pipes)
+        self.process = subprocess.Popen(command, cwd=self.home, env=self.environment, **pipes)
         self.line = self.process.stdout.readline()
         found = re.search(r"http://\S+", self.line)
         if found is None:
