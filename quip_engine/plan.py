@@ -15,11 +15,12 @@ from torch import Tensor
 
 import quip_engine
 from quip_engine import events
-from quip_engine.calibration import calibration_windows
+from quip_engine.calibration import Windows, calibration_windows
 from quip_engine.checkpoint import COMPANIONS
 from quip_engine.config import JobConfig
 from quip_engine.devices import resolve_device
 from quip_engine.encoders import framed
+from quip_engine.errors import fail
 from quip_engine.estimate import output_bytes
 from quip_engine.files import check_output
 from quip_engine.identity import Sources, code_digest
@@ -29,6 +30,8 @@ from quip_engine.native import library
 from quip_engine.probe import ModelFacts, probe
 from quip_engine.probe.folder import weight_files
 from quip_engine.probe.settings import ENCODERS
+
+LEAST_TO_TUNE = 8  # windows; four of them judge
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,7 @@ class Plan:
     tokens: Tensor  # (samples, length)
     device: torch.device
     warnings: list[tuple[str, str]]
+    tuning_tokens: Tensor  # (samples, length), that predictions are tuned on; none where they are not
 
     @cached_property
     def projections(self) -> dict[str, str]:
@@ -56,9 +60,11 @@ class Plan:
 
     def identity(self) -> dict[str, Any]:
         """What decides the bytes of the result. A resume with anything else is refused by field."""
+        tuning = self.job.tuning
         return {
             "files": self.sources.digests,
-            "calibration": hashlib.sha256(self.tokens.numpy().tobytes()).hexdigest(),
+            "calibration": _digest(self.tokens),
+            "tuning": {**asdict(tuning), "stages": list(tuning.stages), "text": _digest(self.tuning_tokens)},
             "recipe": self.recipe.to_json(),
             "method": self.job.recipe.method,
             "bits": self.job.recipe.bits,
@@ -97,6 +103,10 @@ def versions() -> dict[str, str]:
     }
 
 
+def _digest(tokens: Tensor) -> str:
+    return hashlib.sha256(tokens.numpy().tobytes()).hexdigest()
+
+
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else str(device)
 
@@ -115,7 +125,22 @@ def make_plan(job: JobConfig, *, resumed: bool = False) -> Plan:
     windows = calibration_windows(tokenizer, job.calibration, job.seed, facts.context)
     tokens = framed(windows.tokens, tokenizer) if facts.model_type in ENCODERS else windows.tokens
     notes = [*facts.warnings, *windows.notes]
+    tuning = _tuning_windows(job, facts)
+    notes += [note for note in tuning.notes if note not in notes]
     if recipe.hessian == "weighted" and facts.model_type in ENCODERS:
         recipe = replace(recipe, hessian="plain", spread=0.0)
         notes.append(("NO_PREDICTIONS", "An encoder predicts nothing to weigh errors by: all tokens count alike."))
-    return Plan(job, facts, recipe, tokens, device, notes)
+    return Plan(job, facts, recipe, tokens, device, notes, tuning.tokens)
+
+
+def _tuning_windows(job: JobConfig, facts: ModelFacts) -> Windows:
+    """Of the calibration source, in a number of their own. Raises ``TUNING_SMALL``, for an encoder ``BAD_SETTING``."""
+    if not set(job.tuning.stages) & {"end-to-end", "pv"}:
+        return Windows(torch.empty(0, dtype=torch.int64))
+    if facts.model_type in ENCODERS:
+        fail("BAD_SETTING", field="tuning", value=", ".join(job.tuning.stages), allowed="block, for an encoder")
+    drawn = replace(job.calibration, samples=job.tuning.samples)
+    windows = calibration_windows(load_tokenizer(Path(facts.path)), drawn, job.seed, facts.context)
+    if len(windows.tokens) < LEAST_TO_TUNE:
+        fail("TUNING_SMALL", windows=len(windows.tokens), needed=LEAST_TO_TUNE)
+    return windows

@@ -1,1 +1,6 @@
-"""Tuning: after the codes are chosen, what a packed model says is brought back to what the original says."""
+"""Tuning: after the codes are chosen, what a packed model says is brought back to what the original says.
+
+| stage          | trains                                                      | module           |
+|----------------|-------------------------------------------------------------|------------------|
+| ``end-to-end`` | floats of packed layers, norms, biases, embeddings and head | ``end_to_end``   |
+"""

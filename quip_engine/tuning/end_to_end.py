@@ -3,24 +3,40 @@
     min over masters   mean over positions of  KL(original || packed)
 
 Soft labels, the original's whole distribution at every position, from calibration text; codes stay as they are. Of the
-windows the last are held out, and it is their KL that decides what is kept.
+windows the last are held out, and it is their KL that decides what is kept: a tuned model goes on only where it is
+better than the one before.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor, nn
 
+from quip_engine import events
+from quip_engine.layer import LayerFormat
+from quip_engine.linear import QuantizedLinear
 from quip_engine.skeleton import Skeleton
-from quip_engine.tuning.continuous import Masters
+from quip_engine.tuning.continuous import Masters, tune_linears
+from quip_engine.tuning.signs import relaxed
+from quip_engine.tuning.stage import Stage
+from quip_engine.tuning.student import load_student
 from quip_engine.tuning.teacher import Teacher
 
-LEAST_HELD_OUT, SHARE_HELD_OUT = 4, 0.1
+STAGE = "end-to-end"
 
 
-def held_out(samples: int) -> int:
-    """How many of the last windows are for judging only."""
-    return max(LEAST_HELD_OUT, round(SHARE_HELD_OUT * samples))
+def tune_end_to_end(stage: Stage) -> Iterator[events.Event]:
+    """Train the floats of the finished blocks and of what is outside. Raises ``Stopped``."""
+    teacher = yield from stage.teacher()
+    student = load_student(stage.plan, stage.space)
+    formats = relax_signs(student, stage.settings.relax_signs)
+    tune_linears(student.model)
+    masters = Masters(student.model, stage.dtype, left_out=() if stage.settings.head else embeddings(student))
+    objective = Distillation(student, teacher, masters, stage.settings.rate, stage.pass_windows)
+    training = yield from stage.train(objective)
+    yield from stage.finish(training, masters.rounded(), formats)
 
 
 class Distillation:
@@ -29,8 +45,7 @@ class Distillation:
     def __init__(self, student: Skeleton, teacher: Teacher, masters: Masters, rate: float, pass_windows: int) -> None:
         self.student, self.teacher, self.trained = student, teacher, masters
         self.masters, self.rates = masters.tensors, masters.rates(rate)
-        self.windows = len(teacher.tokens) - held_out(len(teacher.tokens))
-        self.pass_windows = pass_windows
+        self.windows, self.pass_windows = len(teacher.tokens) - teacher.held_out, pass_windows
 
     def gradient(self, windows: Tensor, share: float) -> float:
         with torch.enable_grad():
@@ -64,3 +79,19 @@ def last_states(student: Skeleton, tokens: Tensor) -> Tensor:
     finally:
         handle.remove()
     return found[0]
+
+
+def relax_signs(student: Skeleton, relax: str) -> dict[str, LayerFormat]:
+    """Give layers of a model real numbers for signs; the new formats by module path."""
+    formats = {}
+    for name, module in list(student.model.named_modules()):
+        if isinstance(module, QuantizedLinear) and (made := relaxed(module, relax)):
+            student.model.set_submodule(name, made)
+            formats[name] = made.format
+    return formats
+
+
+def embeddings(student: Skeleton) -> list[int]:
+    """Ids of the parameters of embeddings and head."""
+    ends = (student.model.get_input_embeddings(), student.model.get_output_embeddings())
+    return [id(p) for module in ends if module is not None for p in module.parameters()]

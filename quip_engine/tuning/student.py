@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor
 
@@ -24,6 +25,43 @@ def load_student(plan: Plan, space: Workspace) -> Skeleton:
     for index, block in enumerate(space.finished_blocks()):
         _fill(skeleton, index, block)
     return skeleton
+
+
+def store_student(space: Workspace, prefix: str, tensors: dict[str, Tensor], formats: dict[str, LayerFormat]) -> None:
+    """Let finished blocks, and what is outside of them, have new tensors by name, and some layers a new format.
+
+    ``prefix``: path of the blocks. To do it again changes nothing, so a process that is ended on the way may repeat it.
+    """
+    for index, block in enumerate(space.finished_blocks()):
+        within = f"{prefix}.{index}."
+        new = {name: tensor for name, tensor in tensors.items() if name.startswith(within)}
+        if new:
+            space.replace_block(index, *_replaced(block, new, formats))
+    outside = {name: tensor for name, tensor in tensors.items() if not name.startswith(f"{prefix}.")}
+    if outside:
+        before = space.kept(OUTSIDE)
+        space.keep(OUTSIDE, (before.tensors() if before else {}) | outside)
+
+
+def _replaced(
+    block: FinishedBlock, new: dict[str, Tensor], formats: dict[str, LayerFormat]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and record of a block with new ones."""
+    stored = Kept({}, block.path, block.bytes).tensors() | {name: tensor.cpu() for name, tensor in new.items()}
+    layers, records = [], dict(block.formats)
+    for layer in block.layers:
+        form, (m, n) = formats.get(layer["name"]), layer["shape"]
+        if form is not None:
+            layout = form.layout(m, n)
+            others = LayerFormat.from_json(block.formats[layer["name"]]).layout(m, n).keys() - layout.keys()
+            stored = {name: t for name, t in stored.items() if name not in {f"{layer['name']}.{key}" for key in others}}
+            bits = sum(spec.bits for spec in layout.values()) / (m * n)
+            layers.append({**layer, "bits_per_weight": bits})
+            records[layer["name"]] = form.to_json()
+        else:
+            layers.append(layer)
+    record = {key: value for key, value in vars(block).items() if key not in ("path", "bytes")}
+    return stored, record | {"layers": layers, "formats": records}
 
 
 def replace_tensors(skeleton: Skeleton, tensors: dict[str, Tensor]) -> None:

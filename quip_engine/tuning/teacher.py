@@ -23,21 +23,28 @@ from quip_engine.activations import Activations, predictions
 from quip_engine.skeleton import Skeleton
 
 LOGITS = 2**22  # of each model that exist at once
+LEAST_HELD_OUT, SHARE_HELD_OUT = 4, 0.1  # windows
 
 
 class Teacher:
     """The original on some windows of tokens: (samples, length)."""
 
     def __init__(self, folder: Path, tokens: Tensor, device: torch.device) -> None:
-        """Runs the original over all windows, one block in memory at a time."""
+        """Knows nothing before ``read``."""
         self.tokens = tokens
+        self.held_out = held_out(len(tokens))
         self.skeleton = Skeleton(folder, device)
+        self.hidden = torch.empty(0)  # (samples, length, width), what the last block gave
+
+    def read(self) -> Iterator[int]:
+        """Run the original over all windows, one block in memory at a time; yields the number of each that is done."""
         self.skeleton.load_outside()
-        activations = Activations(self.skeleton, tokens)
+        activations = Activations(self.skeleton, self.tokens)
         for index in range(len(self.skeleton.blocks)):
             activations.advance(self.skeleton.load_block(index), index)
             self.skeleton.release_block(index)
-        self.hidden = activations.hidden.cpu()  # (samples, length, width), what the last block gave
+            yield index
+        self.hidden = activations.hidden.cpu()
 
     def divergence(self, student: Skeleton, windows: Tensor, hidden: Tensor, share: float | None = None) -> float:
         """Mean KL over all positions of some windows; ``hidden``: (b, length, width) of the student's last block.
@@ -57,6 +64,11 @@ class Teacher:
             if share is not None:
                 logits.backward((log_q.exp_() - p) * (share / positions))
         return total / positions
+
+
+def held_out(samples: int) -> int:
+    """How many of the last windows judge only."""
+    return max(LEAST_HELD_OUT, round(SHARE_HELD_OUT * samples))
 
 
 def chunks(tokens: Tensor, vocabulary: int) -> Iterator[slice]:
