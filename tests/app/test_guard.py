@@ -92,7 +92,7 @@ def test_more_names_can_be_allowed():
         "/gradio_api/mcp/",
         "/gradio_api/vibe-edit",
         "/monitoring",
-        "/gradio_api/component_server",
+        "/gradio_api/stream/x",
         "/gradio_api/proxy=http://evil.example",
         "/gradio_api/run-history/records",
         "/gradio_api/queue/join",
