@@ -2,7 +2,7 @@
 
     bytes    = packed tensors (``LayerFormat.layout``) + tensors that stay + headers, records, tokenizer
     seconds  = sum over layers of  a n + b m n + flops(m, n) / rate
-    memory   = process + calibration states + one block in float32 with its Hessians + one layer at work
+    memory   = process + calibration states + what one block takes where it takes most (``_peak_memory``)
 
 ``rate`` is a matrix product timed on this machine; a (per column) and b (per weight) come from quantizing two small
 random layers with the very recipe, less their matrix products. All in about 0.3 s, once per recipe. Bytes come within
@@ -12,7 +12,7 @@ random layers with the very recipe, less their matrix products. All in about 0.3
 |---------|--------------------------------------------------------|
 | m, n    | outputs and inputs of a layer                          |
 | T       | calibration tokens                                     |
-| 2 n^2 T | flops of a Hessian;  2 m n T of one forward pass       |
+| n^2 T   | flops of half a Hessian;  2 m n T of one forward pass  |
 | m n^2   | flops of LDLQ feedback;  2 m n^2 of a refinement sweep |
 """
 
@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -45,7 +45,8 @@ RECORD_BYTES, ENTRY_BYTES, FOLDER_BYTES = 515, 182, 4500
 # Projections that read the same input, where they are parts of the same module, and so share a Hessian.
 SHARED = ({"q_proj", "k_proj", "v_proj"}, {"query", "key", "value"}, {"gate_proj", "up_proj"})
 PROBES = ((64, 64), (320, 64))  # (m, n) of the random layers that are timed: more rows, the same columns
-GRAPH = 3  # times the inputs and outputs of the layers: what a backward pass keeps and makes
+GRAPH = 2  # times the inputs and outputs of the layers: what a backward pass keeps and makes
+AT_WORK = 3  # float32 copies of a layer: W~, W^, and the error or the codes
 SLOW = 0.3  # seconds for the smaller of them: its search outweighs all else, and the larger one would take too long
 
 
@@ -100,7 +101,7 @@ def room(facts: ModelFacts, recipe: Recipe, calibration: CalibrationConfig, wher
     states = calibration.samples * seqlen * facts.hidden * FLOAT
     weighted = recipe.hessian == "weighted"
     kept = max(facts.blocks, GENERATIONS + 1) if weighted else GENERATIONS + 1  # at each block, or in generations
-    memory = _peak_memory(facts, states, seqlen, where.type, weighted) + (PROCESS if where.type == "cpu" else 0)
+    memory = _peak_memory(facts, recipe, states, seqlen, where.type) + (PROCESS if where.type == "cpu" else 0)
     return int(memory), output_bytes(facts, recipe) + kept * states  # finished blocks become the output
 
 
@@ -145,35 +146,51 @@ def _weights(facts: ModelFacts) -> int:
     return sum(math.prod(layer.shape) for layer in facts.linear_layers)
 
 
-def _peak_memory(facts: ModelFacts, states: int, seqlen: int, device: str, weighted: bool = False) -> float:
-    """The larger of: embedding the calibration text, a forward pass of a block, the largest layer at work.
+def _peak_memory(facts: ModelFacts, recipe: Recipe, states: int, seqlen: int, device: str) -> float:
+    """The largest of: embedding the calibration text, reading a block, a forward pass of it, its layers at work.
 
-    With weights also: a block on the way back, with two times the states, a Hessian for every layer and its graph.
+    With weights also: the block on its way back, with two times the states and half a Hessian for every layer; then
+    one of these as a whole, without the block.
     """
-    first = [layer.shape for layer in facts.linear_layers if layer.block == 0]
+    first = [layer for layer in facts.linear_layers if layer.block == 0]
     stored = getattr(torch, facts.dtype).itemsize
     outside = facts.unquantized_bytes / stored * (FLOAT + stored)
-    block = sum(m * n for m, n in first) * FLOAT
-    hessians = sum(n * n for n, _ in _inputs(facts)) * FLOAT
+    weights = sum(math.prod(layer.shape) for layer in first)
     batch = min(states // (facts.hidden * FLOAT), max(1, BATCH_TOKENS[device] // seqlen) * seqlen)
-    widths = sum(sum(layer.shape) * _share(facts, layer) for layer in facts.linear_layers if layer.block == 0)
-    forward = batch * widths * FLOAT  # inputs, outputs, and what lies between
-    work = max(3 * m * n + 2 * n * n for m, n in first) * FLOAT  # W~, W^ and the error; H~ and its factor
-    own = sum(n * n for _, n in first) * FLOAT
-    back = 2 * states + block + own + GRAPH * forward if weighted else 0
-    return max(2 * states + outside, states + block + hessians + max(forward, work), back)
+    forward = batch * sum(sum(layer.shape) * _share(facts, layer) for layer in first) * FLOAT
+    halves = [layers[0].shape[1] ** 2 / 2 * FLOAT for layers in _inputs(facts)]
+    peaks = [
+        states + outside,  # beside the states that grow
+        weights * (FLOAT + stored),  # its file is mapped
+        weights * FLOAT + sum(halves) + forward,
+        max(_at_work(facts, recipe, stored)),
+    ]
+    if recipe.hessian == "weighted":
+        own = [layer.shape[1] ** 2 / 2 * FLOAT for layer in first]
+        peaks += [states + weights * FLOAT + sum(own) + GRAPH * forward, states + sum(own) + 2 * max(own)]
+    return states + max(peaks)
 
 
-def _inputs(facts: ModelFacts) -> list[tuple[int, float]]:
-    """Widths of the distinct inputs of the first block's layers, one Hessian each, and their share of the tokens."""
-    widths, seen = [], set()
+def _at_work(facts: ModelFacts, recipe: Recipe, stored: int) -> Iterator[float]:
+    """For each shared input of the first block: layers that wait in their own type, halves of Hessians, one at work."""
+    groups = _inputs(facts)
+    for done, layers in enumerate(groups):
+        waiting = stored * sum(math.prod(layer.shape) for rest in groups[done:] for layer in rest)
+        later = sum(rest[0].shape[1] ** 2 / 2 for rest in groups[done + 1 :])
+        n = layers[0].shape[1]
+        own = 2.0 if len(layers) > 1 else 1.5 if recipe.rivals else 1.0  # H and H~; half of H beside H~; H~ alone
+        yield waiting + (later + own * n * n + AT_WORK * max(math.prod(layer.shape) for layer in layers)) * FLOAT
+
+
+def _inputs(facts: ModelFacts) -> list[list[LinearLayer]]:
+    """The layers of the first block by the input that they read: one Hessian each."""
+    groups: dict[tuple[str, int | str], list[LinearLayer]] = {}
     for layer in facts.linear_layers:
         module, _, name = layer.name.rpartition(".")
         group = module, next((i for i, names in enumerate(SHARED) if name in names), name)
-        if layer.block == 0 and group not in seen:
-            seen.add(group)
-            widths.append((layer.shape[1], _share(facts, layer)))
-    return widths
+        if layer.block == 0:
+            groups.setdefault(group, []).append(layer)
+    return list(groups.values())
 
 
 def _share(facts: ModelFacts, layer: LinearLayer) -> float:
@@ -182,7 +199,8 @@ def _share(facts: ModelFacts, layer: LinearLayer) -> float:
 
 
 def _seconds(facts: ModelFacts, tokens: int, rates: Rates) -> float:
-    flops = facts.blocks * sum(2 * n * n * tokens * share + _eigen_flops(n) for n, share in _inputs(facts))
+    inputs = ((layers[0].shape[1], _share(facts, layers[0])) for layers in _inputs(facts))
+    flops = facts.blocks * sum(n * n * tokens * share + _eigen_flops(n) for n, share in inputs)
     columns = 0
     for layer in facts.linear_layers:
         m, n = layer.shape
@@ -194,7 +212,7 @@ def _seconds(facts: ModelFacts, tokens: int, rates: Rates) -> float:
 def _gradient_flops(facts: ModelFacts, tokens: int) -> float:
     """Two passes forward, one back, and the Hessian of every layer with its factor."""
     layers = ((layer.shape, tokens * _share(facts, layer)) for layer in facts.linear_layers)
-    return sum(3 * 2 * m * n * seen + 2 * n * n * seen + n**3 / 3 for (m, n), seen in layers)
+    return sum(3 * 2 * m * n * seen + n * n * seen + n**3 / 3 for (m, n), seen in layers)
 
 
 def _layer_flops(m: int, n: int) -> float:

@@ -67,8 +67,10 @@ def test_windows_longer_than_the_context_cost_no_more(assets: Path) -> None:
 
 
 def test_memory_does_not_grow_with_depth(tmp_path: Path) -> None:
+    recipe = resolve(RecipeConfig("waterfill", 2))
     shallow, deep = (
-        _peak_memory(probe(str(tiny_model(tmp_path / str(n), num_hidden_layers=n))), 10**6, 32, "cpu") for n in (2, 12)
+        _peak_memory(probe(str(tiny_model(tmp_path / str(n), num_hidden_layers=n))), recipe, 10**6, 32, "cpu")
+        for n in (2, 12)
     )
     assert deep == pytest.approx(shallow, rel=0.05)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -26,10 +27,12 @@ def test_packed_model_is_a_checkpoint(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["packed"]
 
 
-def test_dense_model_is_of_that_shape(tmp_path: Path) -> None:
-    model, _ = load_model(write_dense(tmp_path / "dense", SMALL), torch.device("cpu"), dtype=None)
+@pytest.mark.parametrize("experts", [0, 4])
+def test_dense_model_is_of_that_shape(tmp_path: Path, experts: int) -> None:
+    shape = replace(SMALL, experts=experts)
+    model, _ = load_model(write_dense(tmp_path / "dense", shape), torch.device("cpu"), dtype=None)
     assert model.dtype == torch.bfloat16
-    assert sum(p.numel() for p in model.model.layers[0].parameters()) == SMALL.block_weights
+    assert sum(p.numel() for p in model.model.layers[0].parameters()) == shape.block_weights
 
 
 def test_seeds_decide_the_bytes(tmp_path: Path) -> None:
@@ -45,6 +48,12 @@ def test_every_row_is_measured() -> None:
     rows = {row["name"]: row for row in options.run(options)}
     assert list(rows) == ["loading, peak", "loaded, 8 tokens", "quantization, peak"]
     assert all(row["mb"] > 100 and row["of_mb"] > 0 for row in rows.values())
+
+
+def test_a_mixture_has_more_than_one_expert() -> None:
+    options = build_parser().parse_args(["bench", "memory", "--experts", "1"])
+    with pytest.raises(QuipError, match="experts: 1 is not possible"):
+        options.run(options)
 
 
 def test_widths_are_those_of_whole_heads() -> None:

@@ -9,6 +9,9 @@ thread pools: what the same job takes with a model of one tiny block. The rest i
 | ``loaded, N tokens``   | once it has written N tokens               | the same                                       |
 | ``quantization, peak`` | at most, less calibration's activations    | a block in bfloat16 and once more in float32   |
 
+Of the model that is quantized, ``--experts`` makes a mixture: every expert has Hessians of its own, and those that saw
+few tokens two of each until they are filled up (``few_tokens``).
+
 A model that has only been loaded is mapped, not read: its pages come in with the first token. The model that is
 quantized has few words, so that its blocks are what is largest about it.
 """
@@ -47,12 +50,13 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--vocabulary", type=int, default=VOCABULARY, metavar="N", help=f"(default: {VOCABULARY})")
     text = f"blocks to quantize, 0: none (default: {QUANTIZED})"
     parser.add_argument("--quantize-blocks", type=int, default=QUANTIZED, metavar="N", help=text)
+    parser.add_argument("--experts", type=int, default=0, metavar="N", help="of a mixture to quantize (default: none)")
     parser.add_argument("--method", default="quip#", help="to quantize with (default: quip#)")
     parser.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> list[dict[str, Any]]:
-    from quip_engine.commands.bench.synthetic import HEAD, Shape  # noqa: PLC0415 - torch takes seconds to import
+    from quip_engine.commands.bench.synthetic import CHOSEN, HEAD, Shape  # noqa: PLC0415 - torch takes seconds to import
 
     check_number("width", options.width, 64, 65536, whole=True)
     if options.width % HEAD:
@@ -61,12 +65,14 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     check_number("blocks", options.blocks, 1, 1000, whole=True)
     check_number("vocabulary", options.vocabulary, WORDS, 10**6, whole=True)
     check_number("quantize-blocks", options.quantize_blocks, 0, 1000, whole=True)
+    if options.experts:
+        check_number("experts", options.experts, CHOSEN, 1024, whole=True)
     shape = Shape(options.width, options.inner, options.blocks, options.vocabulary)
     table, rows = MarkdownTable(*COLUMNS), []
     with tempfile.TemporaryDirectory(prefix="quip-bench-") as name:
         measurements = [lambda: loading(Path(name), shape)]
         if options.quantize_blocks:
-            few = replace(shape, blocks=options.quantize_blocks, vocabulary=WORDS)
+            few = replace(shape, blocks=options.quantize_blocks, vocabulary=WORDS, experts=options.experts)
             measurements.append(lambda: quantization(Path(name), few, options.method))
         for measurement in measurements:
             for row in measurement():

@@ -1,5 +1,7 @@
 """Models made from seeds, in memory or as folders: Llama-shaped, dense in bfloat16 or packed with codes at random.
 
+With experts they are Qwen3's mixture, whose files name each expert by itself.
+
 How much memory a model takes, and how long a token, does not depend on what its weights say. A packed folder is put
 together as a run would (``checkpoint``), without the hours of one; models of folders are never whole in memory.
 """
@@ -10,10 +12,11 @@ import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, LlamaConfig, PreTrainedModel
+from transformers import AutoTokenizer, LlamaConfig, PretrainedConfig, PreTrainedModel, Qwen3MoeConfig
 
 from quip_engine import files
 from quip_engine.architecture import build_on_meta, decoder_blocks, linear_modules, weight_of
@@ -30,6 +33,7 @@ from quip_engine.rounding.ldlq import LDLQ
 
 TOKENIZER = Path(__file__).parents[3] / "assets" / "demo-model"
 HEAD = 64  # width of an attention head
+CHOSEN = 2  # experts of each token
 
 
 @dataclass(frozen=True)
@@ -40,10 +44,13 @@ class Shape:
     inner: int = 5632
     blocks: int = 16
     vocabulary: int = 32000
+    experts: int = 0  # each with an MLP; 0: a single MLP
 
     @property
     def block_weights(self) -> int:
-        return 2 * self.width**2 + 2 * self.width * self._grouped * HEAD + 3 * self.width * self.inner + 2 * self.width
+        attention = 2 * self.width**2 + 2 * self.width * self._grouped * HEAD
+        router = self.experts * self.width + 2 * HEAD if self.experts else 0  # and the norms of queries and keys
+        return attention + router + max(1, self.experts) * 3 * self.width * self.inner + 2 * self.width
 
     @property
     def tiny(self) -> Shape:
@@ -54,21 +61,25 @@ class Shape:
     def _grouped(self) -> int:
         return max(1, self.width // HEAD // 4)
 
-    def config(self) -> LlamaConfig:
+    def config(self) -> PretrainedConfig:
         tokenizer = AutoTokenizer.from_pretrained(TOKENIZER, local_files_only=True)
-        return LlamaConfig(
-            hidden_size=self.width,
-            intermediate_size=self.inner,
-            num_hidden_layers=self.blocks,
-            num_attention_heads=self.width // HEAD,
-            num_key_value_heads=self._grouped,
-            vocab_size=max(self.vocabulary, len(tokenizer)),
-            bos_token_id=tokenizer.bos_token_id,
-            eos_token_id=tokenizer.eos_token_id,
-            tie_word_embeddings=True,
-            architectures=["LlamaForCausalLM"],
-            dtype="bfloat16",
-        )
+        common: dict[str, Any] = {
+            "hidden_size": self.width,
+            "intermediate_size": self.inner,
+            "num_hidden_layers": self.blocks,
+            "num_attention_heads": self.width // HEAD,
+            "num_key_value_heads": self._grouped,
+            "head_dim": HEAD,
+            "vocab_size": max(self.vocabulary, len(tokenizer)),
+            "bos_token_id": tokenizer.bos_token_id,
+            "eos_token_id": tokenizer.eos_token_id,
+            "tie_word_embeddings": True,
+            "dtype": "bfloat16",
+        }
+        if not self.experts:
+            return LlamaConfig(**common, architectures=["LlamaForCausalLM"])
+        mixture = {"num_experts": self.experts, "num_experts_per_tok": CHOSEN, "moe_intermediate_size": self.inner}
+        return Qwen3MoeConfig(**common, **mixture, architectures=["Qwen3MoeForCausalLM"])
 
 
 @dataclass(frozen=True)
