@@ -1,7 +1,7 @@
 """A recipe as a file: what to do with any model, to keep, to load again and to give to others.
 
-JSON with the recipe, the calibration text and the seed; neither a model nor a path of this computer, but for a
-calibration file of one's own.
+JSON with the recipe, the calibration text, the tuning and the seed; neither a model nor a path of this computer, but
+for a calibration file of one's own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from quip_engine.errors import QuipError, fail
 
 MARK, VERSION = "quip_recipe", 1
 LARGEST = 100_000  # bytes
-KEPT = ("recipe", "calibration", "seed")
+KEPT = ("recipe", "calibration", "tuning", "seed")
 
 
 def recipe_text(job: JobConfig) -> str:
@@ -25,7 +25,7 @@ def recipe_text(job: JobConfig) -> str:
 
 
 def read_recipe(path: Path, job: JobConfig) -> JobConfig:
-    """``job`` with recipe, calibration and seed of a file.
+    """``job`` with recipe, calibration, tuning and seed of a file.
 
     Raises ``NOT_FOUND``, ``NOT_A_RECIPE``, and for values that are not possible ``BAD_SETTING`` and ``CALIB_EMPTY``.
     Names and options of parts are checked by ``resolve``.
@@ -49,4 +49,5 @@ def read_recipe(path: Path, job: JobConfig) -> JobConfig:
         fail("NOT_A_RECIPE", path=path.name, reason="it is something else")
     if version != VERSION:
         fail("NOT_A_RECIPE", path=path.name, reason=f"its version is {str(version)[:20]}, this program knows {VERSION}")
-    return replace(job, recipe=read.recipe, calibration=read.calibration, seed=read.seed)
+    kept = {key: getattr(read, key) for key in KEPT}
+    return replace(job, **kept)

@@ -16,6 +16,7 @@ from typing import Any
 from quip_engine import events
 from quip_engine.commands.model_args import check_name
 from quip_engine.commands.recipe_args import RecipeFile, add_recipe_arguments, recipe_config
+from quip_engine.commands.tuning_args import add_tuning_arguments, tuning_config, tuning_words
 from quip_engine.config import DEVICES, CalibrationConfig, JobConfig
 from quip_engine.errors import QuipError, Stopped, fail
 from quip_engine.files import check_output
@@ -35,6 +36,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--calibration", default=calibration.source, metavar="NAME|FILE", help="calibration text")
     parser.add_argument("--samples", type=int, default=calibration.samples, help="calibration windows")
     parser.add_argument("--seqlen", type=int, default=calibration.seqlen, help="tokens of each window")
+    add_tuning_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", choices=DEVICES, default="auto")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
@@ -56,6 +58,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         threads=options.threads,
         fallbacks=options.fallbacks,
         force=options.force,
+        tuning=tuning_config(options),
     )
     if not options.resume:
         _check(job)
@@ -140,7 +143,7 @@ def _words(event: events.Event) -> str:
             return f"  {event.name:<42} proxy {event.rel_proxy:.2e}  {mu}  {event.seconds:.1f} s{notes}"
         case events.LayerSkipped():
             return f"  {event.name:<42} skipped: {event.reason}"
-    return ""
+    return tuning_words(event)
 
 
 def _outcome(run: Run) -> dict[str, Any]:
@@ -148,7 +151,7 @@ def _outcome(run: Run) -> dict[str, Any]:
         result = {k: v for k, v in run.result.items() if k != "type"}
         summary = f"{result['bits_per_weight']:.3f} bits per weight, {result['bytes'] / 1e6:.1f} MB"
         print(f"{result['out']}: {summary}, {result['seconds']:.1f} s", file=sys.stderr)
-        return {**result, "run": run.id, "layers": _layers(run)}
+        return {**result, "run": run.id, "layers": _layers(run), "tuning": _tuning(run)}
     if run.status in ("paused", "stopped"):
         raise Stopped(f"{run.status.capitalize()}; finished blocks are saved. Continue with --resume ({run.id}).")
     if run.error:
@@ -160,3 +163,9 @@ def _layers(run: Run) -> list[dict[str, Any]]:
     """The last word on every layer, also from an earlier worker of this run."""
     found = (events.from_json(record) for record in Tail(run.directory).read())
     return list({e.name: asdict(e) for e in found if isinstance(e, events.LayerQuantized)}.values())
+
+
+def _tuning(run: Run) -> list[dict[str, Any]]:
+    """What came of each stage of tuning."""
+    found = (events.from_json(record) for record in Tail(run.directory).read())
+    return list({e.stage: asdict(e) for e in found if isinstance(e, events.TuningFinished)}.values())

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from quip_engine.commands.tuning_args import tuning_values
 from quip_engine.config import JobConfig, Option, RecipeConfig
 from quip_engine.errors import fail
 from quip_engine.recipe_file import read_recipe
@@ -29,7 +30,7 @@ def add_option_argument(parser: argparse.ArgumentParser) -> None:
 
 
 class RecipeFile(argparse.Action):
-    """``--recipe FILE``: recipe, calibration and seed of a file; flags behind it win."""
+    """``--recipe FILE``: recipe, calibration, tuning and seed of a file; flags behind it win."""
 
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         job = read_recipe(Path(values), JobConfig("", ""))
@@ -39,6 +40,7 @@ class RecipeFile(argparse.Action):
         namespace.option = [f"{key}={value}" for key, value in recipe.options.items()]
         namespace.calibration, namespace.samples, namespace.seqlen = text.source, text.samples, text.seqlen
         namespace.seed = job.seed
+        vars(namespace).update(tuning_values(job.tuning))
 
 
 def recipe_config(options: argparse.Namespace) -> RecipeConfig:

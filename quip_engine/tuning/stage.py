@@ -76,6 +76,7 @@ class Stage:
         schedule, kept = self.schedule(objective.windows), self.space.kept(self.name)
         training = Training(objective, schedule, (kept.tensors(), kept.record) if kept else None)
         yield self._expected(training)
+        self.started = time.perf_counter()
         try:
             for done in training.run(self.stop, self._keep):
                 seconds = time.perf_counter() - self.started
