@@ -10,9 +10,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from functools import wraps
 from typing import Any
 
 import gradio as gr
+from fastapi import HTTPException
 from gradio.blocks import Block, BlockFunction, Blocks
 from gradio.components import UploadButton
 from gradio.components.api_component import Api
@@ -29,6 +32,7 @@ LONGEST = 200_000  # characters of one value
 DEEPEST = 8  # lists and dicts within each other
 LARGEST = 2**53  # the whole numbers that JSON keeps exactly
 CALL = re.compile(r"/gradio_api/(run|call|queue)/(.*)", re.DOTALL)
+OF_COMPONENT = "/gradio_api/component_server"
 SESSION = re.compile(r"[\w-]{1,64}")
 FORBIDDEN = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # control characters, halves of pairs
 
@@ -50,6 +54,19 @@ class CarefulBlocks(gr.Blocks):
 def worded(error: QuipError) -> str:
     """For programs: begins with the code."""
     return f"{error.code}: {error.message} {error.hint}".strip()
+
+
+def answering(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that the script of a component calls: fails in words, too."""
+
+    @wraps(function)
+    def answer(given: Any) -> Any:
+        try:
+            return function(given)
+        except (QuipError, KeyError, TypeError, ValueError) as error:
+            raise HTTPException(422, f"BAD_REQUEST: {type(error).__name__}: {error}") from error
+
+    return answer
 
 
 class Calls:
@@ -82,6 +99,8 @@ class Calls:
         check_plain(content, "body", DEEPEST + 2)
         if match := CALL.fullmatch(path.rstrip("/")):
             content = self._call(match[1], match[2], content)
+        elif path.rstrip("/") == OF_COMPONENT:
+            content = self._of_component(content)
         return json.dumps(content).encode()
 
     def _call(self, how: str, name: str, content: dict[str, Any]) -> dict[str, Any]:
@@ -105,6 +124,16 @@ class Calls:
             fail("BAD_REQUEST", reason="trigger_id is no number")
         known = {"data": data, "fn_index": function._id, "session_hash": session}
         return {**known, "event_data": event if isinstance(event, dict) else None, "trigger_id": trigger}
+
+    def _of_component(self, content: dict[str, Any]) -> dict[str, Any]:
+        known = {key: content.get(key) for key in ("session_hash", "component_id", "fn_name", "data")}
+        session, number, name = known["session_hash"], known["component_id"], known["fn_name"]
+        if not (isinstance(session, str) and SESSION.fullmatch(session)):
+            fail("BAD_REQUEST", reason="session_hash is not one")
+        block = self.blocks.blocks.get(number) if is_whole(number) else None
+        if not (isinstance(name, str) and getattr(getattr(block, name, None), "_is_server_fn", False)):
+            fail("BAD_REQUEST", reason="there is no such function")
+        return known
 
     def _function(self, how: str, name: str, index: Any) -> BlockFunction:
         functions = self.blocks.fns

@@ -17,6 +17,8 @@ from typing import Any
 
 import gradio as gr
 
+from app.calls import answering
+
 SCRIPT = Path(__file__).with_name("live.js").read_text(encoding="utf-8")
 MARKUP = "const fill = () => quip.markup(element, props.value);\nwatch('value', fill);\nfill();\n"
 
@@ -51,4 +53,4 @@ def clock(look: Callable[[dict[str, Any]], dict[str, Any]]) -> gr.HTML:
     Its event ``ring`` wants the components set that Gradio sets.
     """
     script = "quip.start(server, trigger, props, watch);  // triggers 'ring'"
-    return gr.HTML("", html_template="", js_on_load=script, server_functions=[look], elem_classes="sr-only")
+    return gr.HTML("", html_template="", js_on_load=script, server_functions=[answering(look)], elem_classes="sr-only")

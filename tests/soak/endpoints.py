@@ -120,6 +120,20 @@ class Attack:
                         self.row.problems.append(f"{what}: an error without words in the queue")
                     return
 
+    def of_components(self, count: int) -> int:
+        """What the scripts of components call."""
+        rng = random.Random(0)
+        found = [(c["id"], f) for c in self.config["components"] for f in c["props"].get("server_fns") or ()]
+        for number, name in found:
+            for _ in range(count):
+                data = rng.choice((value(rng), {"page": value(rng), "number": value(rng), "tab": value(rng)}))
+                body = {"session_hash": "s", "component_id": number, "fn_name": name, "data": data}
+                if rng.random() < 0.2:
+                    body[rng.choice(tuple(body))] = value(rng)
+                self.judge(f"component {name}", self.post("component_server/", body))
+        self.listen("components")
+        return len(found)
+
     def around(self) -> None:
         """Functions that do not exist, and bodies that are none."""
         for index in INDEXES:
@@ -148,9 +162,16 @@ def main() -> int:
         functions = [f for f in attack.functions() if flags.only in f["api_name"]]
         for fn in functions:
             attack.function(fn, 4 if flags.fast else flags.payloads)
+        components = attack.of_components(4 if flags.fast else flags.payloads)
         if server.process.poll() is not None or attack.client.get("/config").status_code != 200:
             row.problems.append("the server does not answer any more")
-        return report([row.close(f"{attack.calls} calls of {len(functions)} functions: {len(row.problems)} problems")])
+        return report(
+            [
+                row.close(
+                    f"{attack.calls} calls of {len(functions) + components} functions: {len(row.problems)} problems"
+                )
+            ]
+        )
 
 
 if __name__ == "__main__":
