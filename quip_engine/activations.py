@@ -118,9 +118,14 @@ def predictions(skeleton: Skeleton, tokens: Tensor, hidden: Tensor) -> Tensor:
 class Activations:
     """Hidden states of all calibration windows, (samples, length, width), moved on block by block."""
 
-    def __init__(self, skeleton: Skeleton, tokens: Tensor, hidden: Tensor | None = None) -> None:
-        """``hidden``: states saved at a later block; without it they start at the embeddings."""
-        self._batch = max(1, BATCH_TOKENS[skeleton.device.type] // tokens.shape[1])
+    def __init__(
+        self, skeleton: Skeleton, tokens: Tensor, hidden: Tensor | None = None, *, at_once: int | None = None
+    ) -> None:
+        """``hidden``: states saved at a later block; without it they start at the embeddings.
+
+        ``at_once``: tokens of one pass, ``BATCH_TOKENS`` by default; one window in any case.
+        """
+        self._batch = max(1, (at_once or BATCH_TOKENS[skeleton.device.type]) // tokens.shape[1])
         self._calls: dict[int, list[BlockCall]] = {}
         parts = []
         for batch in tokens.split(self._batch):

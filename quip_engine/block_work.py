@@ -25,7 +25,9 @@ from quip_engine.correction import Corrected, Twin
 from quip_engine.distortion import usual_distortion
 from quip_engine.errors import QuipError, Stopped
 from quip_engine.few_tokens import fill_up, warning
+from quip_engine.finite import check_states, check_stored
 from quip_engine.layer import QuantizedWeight, quantize_weight
+from quip_engine.linalg.hessian import NO_SIGNAL, SINGULAR
 from quip_engine.linalg.proxy import eigenvectors
 from quip_engine.linear import QuantizedLinear
 from quip_engine.methods.registry import Recipe
@@ -34,7 +36,8 @@ from quip_engine.probe import ModelFacts
 from quip_engine.process import return_small_memory
 from quip_engine.skeleton import Skeleton
 
-OF_ONE_LAYER = ("WIDTH_UNSUPPORTED", "QUANT_UNSTABLE")  # errors that leave one layer out
+UNSTABLE = "QUANT_UNSTABLE"
+OF_ONE_LAYER = ("WIDTH_UNSUPPORTED", UNSTABLE)  # errors that leave one layer out
 
 
 @dataclass(frozen=True)
@@ -77,6 +80,7 @@ class BlockWork:
         self.layers: list[dict[str, Any]] = []
         self.skipped: dict[str, str] = {}
         self.formats: dict[str, Any] = {}
+        self.fallbacks: list[str] = []
         self.notes: dict[str, str] = {}  # path in the block -> what calibration did not reach
         self.started = time.perf_counter()
 
@@ -114,12 +118,15 @@ class BlockWork:
             twin.advance()
         else:
             activations.advance(block, self.index)
+        check_states(activations.hidden, self.prefix.rstrip("."))
         self.tensors = self._stored_tensors(block)
+        check_stored(self.tensors)
         self.skeleton.release_block(self.index)
 
     def record(self) -> dict[str, Any]:
         seconds = time.perf_counter() - self.started
-        return {"seconds": seconds, "layers": self.layers, "skipped": self.skipped, "formats": self.formats}
+        found = {"layers": self.layers, "skipped": self.skipped, "formats": self.formats, "fallbacks": self.fallbacks}
+        return {"seconds": seconds, **found}
 
     def _quantize_group(
         self, block: nn.Module, linears: dict[str, nn.Module], names: list[str], given: Corrected
@@ -160,6 +167,8 @@ class BlockWork:
             **(asdict(report) | {"theory": theory}),
             transform=quantized.format.transform.described() if self.plan.recipe.rivals else "",
         )
+        if any(note.startswith((NO_SIGNAL, SINGULAR)) for note in report.notes):
+            self.fallbacks.append(path)
         self.layers.append({k: v for k, v in events.to_json(event).items() if k != "type"})
         self.formats[path] = quantized.format.to_json()
         return event
@@ -168,6 +177,8 @@ class BlockWork:
         """Leave out a layer that this recipe cannot do; any other error is the run's."""
         if error.code not in OF_ONE_LAYER:
             raise error
+        if error.code == UNSTABLE:
+            self.fallbacks.append(path)
         self.skipped[path] = f"{error.message} Kept in its original precision"
         return events.LayerSkipped(path, self.index, self.skipped[path])
 

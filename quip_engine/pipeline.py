@@ -10,13 +10,13 @@ continue after a crash is in its workspace.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 
 import torch
 
 from quip_engine import events
-from quip_engine.activations import Activations
+from quip_engine.activations import BATCH_TOKENS
 from quip_engine.block_work import BlockWork, Counts
 from quip_engine.config import JobConfig
 from quip_engine.devices import peak_gpu_mb, peak_rss_mb
@@ -24,11 +24,13 @@ from quip_engine.errors import Stopped, fail
 from quip_engine.files import check_output, remove_leftovers
 from quip_engine.plan import Plan, make_plan
 from quip_engine.publish import is_published, mean_bits, publish
-from quip_engine.room import check_room
+from quip_engine.room import check_room, refuse_gpu
 from quip_engine.sensitivity import measure
-from quip_engine.skeleton import Skeleton
 from quip_engine.spread import layer_bits
+from quip_engine.walk import Walk
 from quip_engine.workspace import FinishedBlock, Workspace
+
+CHANCES = 4  # passes of a block with half the tokens each, where the memory of the GPU runs out
 
 
 def quantize_model(job: JobConfig, workspace: Path, stop: Callable[[], bool]) -> Iterator[events.Event]:
@@ -68,30 +70,50 @@ def _quantize(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterato
     if plan.recipe.hessian == "weighted" and space.values() is None:
         yield from measure(plan, space, stop)
     bits = spread_bits(plan, space)
-    skeleton = Skeleton(Path(plan.facts.path), plan.device)
-    skeleton.load_outside()
-    states = space.activations(len(done)) if done else {}
-    activations, original = Activations(skeleton, plan.tokens, states.get("hidden")), None
-    if plan.recipe.targets == "corrected":
-        original = activations.twin(states.get("original"))
-    del states
-    skeleton.release_outside()
+    walk = Walk(plan, space, len(done), BATCH_TOKENS[plan.device.type])
     yield events.PhaseChanged("quantize")
     for index in range(len(done), plan.facts.blocks):
         if stop():
             raise Stopped(len(done))
-        work = BlockWork(plan, skeleton, index, stop, Counts(space.sensitivities(index), bits), finished=len(done))
-        yield from work.run(activations, original)
-        states = {"hidden": activations.hidden} | ({"original": original.hidden} if original else {})
-        done.append(space.commit(index, work.tensors, states, work.record()))
+        counts = Counts(space.sensitivities(index), bits)
+        for chance in range(CHANCES):
+            if chance:
+                walk = Walk(plan, space, index, max(1, walk.at_once // 2))
+                yield events.Warned("GPU_MEMORY", f"Block {index} again, with {walk.at_once} tokens at once.")
+            work = BlockWork(plan, walk.skeleton, index, stop, counts, finished=len(done))
+            if (yield from _fits(work, walk)):
+                break
+            walk.leave()
+        else:
+            refuse_gpu(plan)
+        done.append(space.commit(index, work.tensors, walk.states(), work.record()))
         saved, rss, gpu = done[-1], peak_rss_mb(), peak_gpu_mb(plan.device)
         yield events.BlockSaved(index, saved.bytes, saved.path.name, saved.seconds, rss, gpu)
+        check_fallbacks(plan, done)
 
     if not any(block.layers for block in done):
         first = next((reason for block in done for reason in block.skipped.values()), "It has no linear layers")
         fail("NOTHING_QUANTIZED", name=plan.facts.name, reason=first)
     yield events.PhaseChanged("pack")
-    publish(plan, skeleton, space, done)
+    publish(plan, walk.skeleton, space, done)
+
+
+def _fits(work: BlockWork, walk: Walk) -> Generator[events.Event, None, bool]:
+    """Do a block; whether the memory of the GPU was enough."""
+    try:
+        yield from work.run(walk.activations, walk.original)
+    except torch.OutOfMemoryError:
+        return False
+    return True
+
+
+def check_fallbacks(plan: Plan, done: list[FinishedBlock]) -> None:
+    """Raises ``QUANT_UNSTABLE`` once more layers than the job allows were done in another way than asked."""
+    names = [name for block in done for name in block.fallbacks]
+    total = len(plan.facts.linear_layers)
+    if len(names) > plan.job.fallbacks * total:
+        reason = f"{len(names)} of {total} layers could not be done as asked, the first {names[0]}"
+        fail("QUANT_UNSTABLE", name=plan.facts.name, reason=reason)
 
 
 def spread_bits(plan: Plan, space: Workspace) -> dict[str, float]:

@@ -10,6 +10,7 @@ from torch import Tensor
 from quip_engine.block_work import stored
 from quip_engine.checkpoint import assemble, quantization_config, read_manifest, shard_digests
 from quip_engine.errors import QuipError
+from quip_engine.finite import check_stored
 from quip_engine.layer import LayerFormat
 from quip_engine.plan import Plan
 from quip_engine.skeleton import Skeleton
@@ -23,7 +24,9 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
     plan.sources.check()
     skeleton.load_outside()
     plan.sources.check()
-    outside = space.keep("outside", _outside_tensors(plan, skeleton))
+    tensors = _outside_tensors(plan, skeleton)
+    check_stored(tensors)
+    outside = space.keep("outside", tensors)
     skeleton.release_outside()
     recipe, job = plan.job.recipe, {"method": plan.job.recipe.method, "bits": plan.job.recipe.bits}
     skipped = {name: reason for block in done for name, reason in block.skipped.items()}
@@ -41,6 +44,7 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
         "calibration": {**calibration, "source": Path(calibration["source"]).name},
         "layers": [{k: v for k, v in layer.items() if k not in OF_THE_RUN} for block in done for layer in block.layers],
         "skipped": skipped,
+        "fallbacks": [name for block in done for name in block.fallbacks],
     }
     assert outside.path is not None
     shards = [outside.path, *(block.path for block in done)]

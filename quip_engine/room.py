@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NoReturn
 
 import psutil
 import torch
@@ -28,10 +29,15 @@ def check_room(plan: Plan, workspace: Path | None = None) -> None:
         disk_full(out, size)
     free = free_memory(plan.device)
     if free < MARGIN * memory:
-        short = {"needed": f"{memory / 1e9:.1f}", "free": f"{free / 1e9:.1f}"}
         if plan.device.type == "cuda":
-            fail("GPU_MEMORY", **short)
-        fail("HOST_MEMORY", where=": {needed} GB are needed, {free} GB are free".format(**short))
+            refuse_gpu(plan)
+        fail("HOST_MEMORY", where=f": {memory / 1e9:.1f} GB are needed, {free / 1e9:.1f} GB are free")
+
+
+def refuse_gpu(plan: Plan) -> NoReturn:
+    """Raise ``GPU_MEMORY`` with what the job needs and what is free."""
+    needed, _ = room(plan.facts, plan.recipe, plan.job.calibration, plan.device)
+    fail("GPU_MEMORY", needed=f"{needed / 1e9:.1f}", free=f"{free_memory(plan.device) / 1e9:.1f}")
 
 
 def free_memory(device: torch.device) -> int:

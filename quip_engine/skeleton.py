@@ -21,6 +21,7 @@ from transformers.utils import logging
 from quip_engine.architecture import build_on_meta, decoder_blocks
 from quip_engine.errors import fail
 from quip_engine.experts import unfused_names
+from quip_engine.finite import check_weights
 from quip_engine.probe.folder import weight_files
 from quip_engine.probe.headers import read_all
 
@@ -48,16 +49,18 @@ class Skeleton:
         return [key for key in self.files if key not in inside]
 
     def load_block(self, index: int) -> nn.Module:
-        """Fill a block. Raises ``TENSOR_MISSING`` and ``SOURCE_CHANGED``."""
+        """Fill a block. Raises ``TENSOR_MISSING``, ``SOURCE_CHANGED`` and ``NON_FINITE_WEIGHT``."""
         self._load(self.block_keys(index))
-        block = self.blocks[index]
-        self._refuse_meta(f"{self.prefix}.{index}.", block)
+        block, prefix = self.blocks[index], f"{self.prefix}.{index}."
+        self._refuse_meta(prefix, block)
+        check_weights((prefix + name, parameter) for name, parameter in block.named_parameters())
         return block
 
     def load_outside(self) -> None:
-        """Fill embeddings, norms and head, tied where the config ties them."""
+        """Fill embeddings, norms and head, tied where the config ties them. Raises like ``load_block``."""
         self._load(self.outside_keys())
         self.model.tie_weights()
+        check_weights(self.model.named_parameters())
 
     def release_block(self, index: int) -> None:
         """Give a finished block's memory back, with all that was built in it."""

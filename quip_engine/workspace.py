@@ -73,6 +73,7 @@ class FinishedBlock:
     layers: list[dict[str, Any]]  # LayerQuantized records
     skipped: dict[str, str]  # module path -> reason
     formats: dict[str, Any]  # module path -> LayerFormat record
+    fallbacks: list[str]  # module paths of layers that were done in another way than asked
 
 
 class Workspace:

@@ -216,7 +216,7 @@ def test_a_layer_that_cannot_be_quantized_is_named_and_kept(tmp_path, text, monk
 
 def test_a_run_that_could_do_no_layer_is_refused(tmp_path, text, monkeypatch):
     def fails(W, H, recipe, *, name, **rest):
-        fail("QUANT_UNSTABLE", name=name, reason="it is all noise")
+        fail("WIDTH_UNSUPPORTED", name=name, reason="it is all noise", remedy="None.")
 
     monkeypatch.setattr(block_work, "quantize_weight", fails)
     with pytest.raises(QuipError) as caught:
@@ -224,3 +224,51 @@ def test_a_run_that_could_do_no_layer_is_refused(tmp_path, text, monkeypatch):
     assert caught.value.code == "NOTHING_QUANTIZED"
     assert "all noise" in caught.value.message
     assert not (tmp_path / "out").exists()
+
+
+def test_where_the_gpu_is_full_a_block_is_done_again_with_fewer_tokens(tmp_path, text, monkeypatch):
+    job, real, times = job_for(tiny_model(tmp_path), tmp_path / "out", text), block_work.block_hessians, []
+
+    def full(block, index, activations, *rest):
+        times.append(activations.calls(index))
+        if len(times) in (1, 2, 4):
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(block, index, activations, *rest)
+
+    monkeypatch.setattr(block_work, "block_hessians", full)
+    found = run(job, tmp_path / "work")
+    told = [e.message for e in found if isinstance(e, events.Warned) and e.code == "GPU_MEMORY"]
+    assert [text.split(" tokens")[0] for text in told] == [
+        "Block 0 again, with 128",
+        "Block 0 again, with 64",
+        "Block 1 again, with 32",
+    ]
+    assert isinstance(found[-1], events.RunFinished)
+
+
+def test_a_gpu_that_stays_full_is_named(tmp_path, text, monkeypatch):
+    def full(*_):
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with monkeypatch.context() as patch, pytest.raises(QuipError) as caught:
+        patch.setattr(block_work, "block_hessians", full)
+        run(job_for(tiny_model(tmp_path), tmp_path / "out", text), tmp_path / "work")
+    assert caught.value.code == "GPU_MEMORY" and "0.5 GB" in caught.value.message
+    run(job_for(tmp_path / "tiny-llama", tmp_path / "out", text), tmp_path / "work")
+
+
+def test_too_many_fallbacks_end_a_run(tmp_path, text, monkeypatch):
+    real = block_work.quantize_weight
+
+    def fails_on_values(W, H, recipe, *, name, **rest):
+        if name.endswith("v_proj"):
+            fail("QUANT_UNSTABLE", name=name, reason="it is all noise")
+        return real(W, H, recipe, name=name, **rest)
+
+    monkeypatch.setattr(block_work, "quantize_weight", fails_on_values)
+    job = job_for(tiny_model(tmp_path), tmp_path / "out", text)
+    with pytest.raises(QuipError) as caught:
+        run(job, tmp_path / "work")
+    assert caught.value.code == "QUANT_UNSTABLE" and "1 of 14 layers" in caught.value.message
+    run(replace(job, fallbacks=0.2), tmp_path / "work")
+    assert read_manifest(tmp_path / "out")["fallbacks"] == [f"model.layers.{i}.self_attn.v_proj" for i in range(2)]

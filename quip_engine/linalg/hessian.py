@@ -21,6 +21,7 @@ from quip_engine.linalg.symmetric import WIDTH, LowerHalf
 
 ASYMMETRY = 1e-4  # largest |H - H^T| allowed, relative to max |H|: far above float32 rounding, far below a wrong file
 ROWS = 256  # looked at together, so that no step needs another (n, n) matrix
+NO_SIGNAL, SINGULAR = "no calibration signal", "H is close to singular"  # how notes on what it took begin
 RAISED = (10, 100, 1000)  # times the asked damping (at least 0.001), in float64, where all else has failed
 
 
@@ -75,7 +76,7 @@ def check_hessian(H: Tensor, n: int, name: str) -> tuple[Tensor, list[str]]:
     if float(H.diagonal().min()) < 0:
         fail("BAD_PROBLEM", path=name, reason="H has a negative diagonal entry")
     if largest == 0:
-        return torch.eye(n, device=H.device), ["no calibration signal: every input counts the same"]
+        return torch.eye(n, device=H.device), [f"{NO_SIGNAL}: every input counts the same"]
     dead = int((H.diagonal() == 0).sum())
     notes = [f"{dead} of {n} inputs are always zero in the calibration text"] if dead else []
     return H / 2 + H.T / 2 if asymmetry else H, notes
@@ -145,7 +146,7 @@ def cholesky_(H: Tensor, damping: float, name: str) -> Damped:
         if _factorize_(wide):
             H.copy_(wide)
             done = "factorized in float64" if times == 1 else f"damping raised to {raised:g}"
-            return Damped(diagonal, ridge.float(), [f"H is close to singular: {done}"])
+            return Damped(diagonal, ridge.float(), [f"{SINGULAR}: {done}"])
     fail("QUANT_UNSTABLE", name=name, reason=f"H is not positive definite, even with damping {raised:g}")
 
 
