@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import json
 import re
+import sys
+import traceback
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -26,7 +28,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.state import explain
 from app.uploads import UPLOAD
-from quip_engine.errors import QuipError, fail
+from quip_engine.errors import QuipError, fail, without_tokens
 
 LONGEST = 200_000  # characters of one value
 DEEPEST = 8  # lists and dicts within each other
@@ -48,7 +50,9 @@ class CarefulBlocks(gr.Blocks):
             raise
         except Exception as error:
             told = explain(error)
-            raise gr.Error(worded(told), print_exception=told.code == "DEFECT") from error
+            if told.code == "DEFECT":
+                sys.stderr.write(without_tokens("".join(traceback.format_exception(error))))
+            raise gr.Error(worded(told), print_exception=False) from error
 
 
 def worded(error: QuipError) -> str:

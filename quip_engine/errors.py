@@ -6,15 +6,23 @@ is stable, so it can be searched for and scripted against. Anything else that es
 
 from __future__ import annotations
 
+import re
 from typing import NoReturn
+
+TOKEN = re.compile(r"hf_[A-Za-z0-9]{20,}")
+
+
+def without_tokens(text: str) -> str:
+    """A text that may be shown and logged: libraries put what they sent into what they raise."""
+    return TOKEN.sub("hf_…", text)
 
 
 class QuipError(Exception):
     """A problem with a name: ``code``, ``message`` (what and why) and ``hint`` (what to do)."""
 
     def __init__(self, code: str, message: str, hint: str = "", details: str = "") -> None:
-        super().__init__(message)
-        self.code, self.message, self.hint, self.details = code, message, hint, details
+        super().__init__(without_tokens(message))
+        self.code, self.message, self.hint, self.details = code, *map(without_tokens, (message, hint, details))
 
     def to_json(self) -> dict[str, str]:
         return {"error": self.code, "message": self.message, "hint": self.hint}

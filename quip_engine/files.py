@@ -145,6 +145,12 @@ def publishing(path: Path) -> Iterator[Path]:
 def check_output(out: Path, source: Path) -> None:
     """Refuse an output folder that is taken, inside the source, or cannot be made."""
     out, source = out.absolute(), source.resolve()
+    try:
+        out.lstat()
+    except (FileNotFoundError, NotADirectoryError, PermissionError):
+        pass
+    except (OSError, ValueError) as error:  # a name too long, a NUL
+        fail("BAD_PATH", details=str(error))
     if out.resolve() == source or source in out.resolve().parents:
         fail("OUTPUT_IN_SOURCE", path=out)
     _check_free(out)

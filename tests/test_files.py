@@ -130,3 +130,10 @@ def test_leftovers_of_the_dead_go_those_of_the_living_stay(tmp_path: Path) -> No
 def test_sha256_of_a_known_text(old: Path) -> None:
     files.write_bytes(old, b"abc")
     assert files.sha256(old) == "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
+
+
+@pytest.mark.parametrize("name", ["a" * 300, "a/" * 3000, "a\0b"])
+def test_an_output_that_no_disk_can_name_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(QuipError) as caught:
+        files.check_output(tmp_path / name, tmp_path / "model")
+    assert caught.value.code == "BAD_PATH"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 
-from quip_engine.errors import CATALOGUE, QuipError
+from quip_engine.errors import CATALOGUE, QuipError, without_tokens
 
 # How PyTorch and C++ word it where Python has MemoryError.
 WORDS = ("can't allocate memory", "DefaultCPUAllocator", "std::bad_alloc", "Cannot allocate memory")
@@ -17,8 +17,8 @@ def named(error: BaseException) -> tuple[QuipError, int]:
         return error, 2
     if isinstance(error, MemoryError) or any(word in str(error) for word in WORDS):
         return out_of_memory(), 2
-    traceback.print_exception(error, file=sys.stderr)
-    text = "".join(traceback.format_exception(error))
+    text = without_tokens("".join(traceback.format_exception(error)))
+    sys.stderr.write(text)
     message, hint = f"{type(error).__name__}: {error}", "This is a defect of QuIP Studio; what is finished is saved."
     return QuipError("DEFECT", message, hint, text), 1
 

@@ -66,22 +66,30 @@ def report(rows: Sequence[Row]) -> int:
 class Server:
     """The studio as a person starts it, on a free port, over a data directory of its own (or ``home``).
 
-    ``url`` has no slash at its end, ``token`` and ``cookies`` open the door; ``log`` is all it has written.
+    ``before``: words in front of the command (strace ...). ``url`` has no slash at its end, ``token`` and ``cookies``
+    open the door; ``log`` is all it has written.
     """
 
-    def __init__(self, *flags: str, home: Path | None = None, environment: dict[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        *flags: str,
+        home: Path | None = None,
+        environment: dict[str, str] | None = None,
+        before: Sequence[str] = (),
+        online: bool = False,
+    ) -> None:
         self._own = None if home else tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True)
         self.home = home or Path(self._own.name if self._own else "") / "home"
-        self.flags, self.environment = flags, {**os.environ, **(environment or {})}
+        command = [*before, sys.executable, str(ROOT / "app.py"), "--no-browser", "--port", "0"]
+        self.command = [*command, "--data-dir", str(self.home), *flags, *([] if online else ["--offline"])]
+        self.environment = {**os.environ, **(environment or {})}
 
     def __enter__(self) -> Server:
         self.home.mkdir(parents=True, exist_ok=True)
         share_kernels(self.home)
-        command = [sys.executable, str(ROOT / "app.py"), "--no-browser", "--offline", "--port", "0"]
-        command += ["--data-dir", str(self.home), *self.flags]
         self._log = tempfile.TemporaryFile("w+")
         pipes = {"stdout": subprocess.PIPE, "stderr": self._log, "text": True}
-        self.process = subprocess.Popen(command, cwd=self.home, env=self.environment, **pipes)
+        self.process = subprocess.Popen(self.command, cwd=self.home, env=self.environment, **pipes)
         self.line = self.process.stdout.readline()
         found = re.search(r"http://\S+", self.line)
         if found is None:
