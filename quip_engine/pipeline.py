@@ -27,6 +27,7 @@ from quip_engine.publish import is_published, mean_bits, publish
 from quip_engine.room import check_room, refuse_gpu
 from quip_engine.sensitivity import measure
 from quip_engine.spread import layer_bits
+from quip_engine.tuning.stages import tune
 from quip_engine.walk import Walk
 from quip_engine.workspace import FinishedBlock, Workspace
 
@@ -94,7 +95,9 @@ def _quantize(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterato
     if not any(block.layers for block in done):
         first = next((reason for block in done for reason in block.skipped.values()), "It has no linear layers")
         fail("NOTHING_QUANTIZED", name=plan.facts.name, reason=first)
+    yield from tune(plan, space, stop)
     yield events.PhaseChanged("pack")
+    done = space.finished_blocks()
     publish(plan, walk.skeleton, space, done)
 
 

@@ -14,6 +14,8 @@ from quip_engine.finite import check_stored
 from quip_engine.layer import LayerFormat
 from quip_engine.plan import Plan
 from quip_engine.skeleton import Skeleton
+from quip_engine.tuning.stages import results
+from quip_engine.tuning.student import OUTSIDE
 from quip_engine.workspace import FinishedBlock, Workspace
 
 OF_THE_RUN = ("seconds", "theory")  # of a layer's record: not kept with the model
@@ -24,7 +26,8 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
     plan.sources.check()
     skeleton.load_outside()
     plan.sources.check()
-    tensors = _outside_tensors(plan, skeleton)
+    tuned = space.kept(OUTSIDE)
+    tensors = _outside_tensors(plan, skeleton) | (tuned.tensors() if tuned else {})
     check_stored(tensors)
     outside = space.keep("outside", tensors)
     skeleton.release_outside()
@@ -35,6 +38,7 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
         method=recipe.method, bits=recipe.bits, recipe=plan.recipe, seed=plan.job.seed, layers=formats, skipped=skipped
     )
     calibration = {**asdict(plan.job.calibration), "windows": list(plan.tokens.shape)}
+    tuned_by = results(plan, space)
     manifest = {
         "model": plan.facts.name,
         **job,
@@ -45,6 +49,7 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
         "layers": [{k: v for k, v in layer.items() if k not in OF_THE_RUN} for block in done for layer in block.layers],
         "skipped": skipped,
         "fallbacks": [name for block in done for name in block.fallbacks],
+        **({"tuning": {**asdict(plan.job.tuning), "results": tuned_by}} if tuned_by else {}),
     }
     assert outside.path is not None
     shards = [outside.path, *(block.path for block in done)]

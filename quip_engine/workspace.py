@@ -149,6 +149,10 @@ class Workspace:
         self._commit({**rest, block: self._entry(tensors, record), after: self._entry(states, None)})
         return self._block(index)
 
+    def replace_block(self, index: int, tensors: Mapping[str, Tensor], record: dict[str, Any]) -> None:
+        """Let a finished block have other tensors and another record, as ``commit`` takes them."""
+        self.keep(_named("block", index), tensors, record)
+
     def keep_states(self, index: int, hidden: Tensor) -> None:
         """Put the input of block ``index`` aside for the way back. It ends with the process: no generation names it."""
         self._scratch[index] = self._store({"hidden": hidden})
