@@ -24,6 +24,7 @@ from quip_engine.config import JobConfig
 from quip_engine.errors import QuipError
 from quip_engine.workspace import Workspace
 
+BEGUN: list[ByDisk] = []
 CALLS = ("write", "rename", "renameat", "fsync", "unlink", "unlinkat", "link", "mkdir", "rmdir")
 
 
@@ -52,6 +53,7 @@ class ByDisk:
     def begin(self) -> None:
         """In the process that it befalls."""
         self._patched.__enter__()
+        BEGUN.append(self)  # or it would end with its last reference
 
     def watch(self, pid: int) -> int:
         """In the process beside it: its exit status."""
