@@ -174,6 +174,16 @@ def remove_leftovers(path: Path) -> None:
             leftover.unlink(missing_ok=True)
 
 
+def discard(folder: Path) -> None:
+    """Remove a folder so that it is whole or gone: whoever is killed here leaves what ``remove_leftovers`` finds."""
+    if folder.exists():
+        with named_errors(folder):
+            gone = folder.with_name(f"{_leftover_stem(folder)}{os.getpid()}-{secrets.token_hex(4)}")
+            folder.rename(gone)
+        shutil.rmtree(gone, ignore_errors=True)
+    remove_leftovers(folder)
+
+
 @contextmanager
 def named_errors(path: Path, size: int = 0) -> Iterator[None]:
     """Turn what the operating system says about writing ``path`` into errors with names."""

@@ -43,6 +43,7 @@ def quantize_model(job: JobConfig, workspace: Path, stop: Callable[[], bool]) ->
     started = time.perf_counter()
     torch.set_num_threads(job.threads or torch.get_num_threads())
     yield events.PhaseChanged("check")
+    remove_leftovers(workspace)
     out, resumed = Path(job.out).absolute(), workspace.exists()
     plan = make_plan(job, resumed=resumed)
     with Workspace(workspace) as space:

@@ -24,7 +24,6 @@ Besides blocks any stage may keep what it needs to go on, under a name of its ow
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cache, partial
@@ -37,7 +36,7 @@ from torch import Tensor
 
 from quip_engine.checkpoint import save_tensors, tensor_bytes
 from quip_engine.errors import fail
-from quip_engine.files import remove_leftovers, sha256, store, write_bytes
+from quip_engine.files import discard, remove_leftovers, sha256, store, write_bytes
 from quip_engine.identity import differences
 
 GENERATIONS = 2  # kept
@@ -183,8 +182,7 @@ class Workspace:
 
     def clear(self) -> None:
         """Remove everything once the model is published."""
-        self._current.unlink(missing_ok=True)
-        shutil.rmtree(self.directory, ignore_errors=True)
+        discard(self.directory)
 
     @property
     def _current(self) -> Path:

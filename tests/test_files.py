@@ -137,3 +137,15 @@ def test_an_output_that_no_disk_can_name_is_refused(tmp_path: Path, name: str) -
     with pytest.raises(QuipError) as caught:
         files.check_output(tmp_path / name, tmp_path / "model")
     assert caught.value.code == "BAD_PATH"
+
+
+def test_a_folder_is_discarded_in_one_step(tmp_path: Path, monkeypatch) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / "a").touch()
+    with monkeypatch.context() as patch:
+        patch.setattr(files.shutil, "rmtree", lambda *_, **__: None)  # killed after the rename
+        files.discard(folder)
+    assert not folder.exists() and len(names(tmp_path)) == 1
+    files.discard(folder)
+    assert names(tmp_path) == []

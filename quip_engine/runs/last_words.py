@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from quip_engine import events
 from quip_engine.errors import CATALOGUE, QuipError
+from quip_engine.files import discard
 from quip_engine.process import killed_for_memory
 from quip_engine.runs.defects import out_of_memory
 from quip_engine.runs.log import EventLog, Tail
@@ -87,6 +88,7 @@ def _say(store: Store, run: Run) -> None:
     columns: dict[str, Any] = {"finished": time.time(), "pid": None}
     match event:
         case events.RunFinished():
+            discard(run.directory / "work")
             columns |= {"status": "done", "result": events.to_json(event)}
         case events.RunStopped():
             columns |= {"status": "stopped", "holds": 1}

@@ -22,6 +22,7 @@ from filelock import FileLock, Timeout
 
 from quip_engine import events
 from quip_engine.errors import QuipError, Stopped
+from quip_engine.files import discard
 from quip_engine.process import killed_for_memory, return_freed_memory, wait_patiently
 from quip_engine.runs import last_words
 from quip_engine.runs.defects import named
@@ -93,6 +94,7 @@ def _work(store: Store, run: Run, log: EventLog) -> int:
         store.update(run.id, status="running", started=time.time(), **beginning)
         finished = last_words.finished(run) or _quantize(run, log)
         _on_signals(_nothing)
+        discard(run.directory / "work")  # of a worker before, should it have died in its last moment
         _last_word(store, run, "done", result=events.to_json(finished))
         return 0
     except Stopped as stopped:
