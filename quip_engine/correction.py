@@ -9,7 +9,8 @@ ridge regression of what the original puts out on what the layer reads now (as i
 arXiv 2505.11695), so errors of earlier layers do not only stop spreading: what can be had back of them is had back.
 
 H~ and the cross term are taken anew before each group of layers that read the same input, with everything before it
-already rounded, in the block and before it.
+already rounded, in the block and before it. Between these passes the original weights wait in the type of their file;
+after the last one they go.
 
 | text        | here                          |
 |-------------|-------------------------------|
@@ -28,7 +29,7 @@ import torch
 from torch import Tensor, nn
 
 from quip_engine.activations import Activations, block_hessians
-from quip_engine.architecture import weight_of
+from quip_engine.architecture import hold_weights, linear_modules, weight_of
 from quip_engine.errors import QuipError
 from quip_engine.experts import expert_modules
 from quip_engine.linalg.hessian import Hessian, cholesky_, restore_
@@ -52,8 +53,12 @@ class Corrected:
 class Twin:
     """A block and the same as it was, on the states behind the quantized and behind the original blocks."""
 
-    def __init__(self, block: nn.Module, index: int, now: Activations, before: Activations) -> None:
+    def __init__(
+        self, block: nn.Module, index: int, now: Activations, before: Activations, stored: torch.dtype
+    ) -> None:
+        """``stored``: the type of the weights in their file."""
         self.block, self.index, self.now, self.before = block, index, now, before
+        self.stored, self.computed, self.left = stored, next(block.parameters()).dtype, False
         shared = {id(tensor): tensor for tensor in (*block.parameters(), *block.buffers())}
         self.original = copy.deepcopy(block, shared)  # another tree, the same weights
 
@@ -66,19 +71,28 @@ class Twin:
         return [names for names, h in seen if h.tokens == tokens and not names[0].startswith(experts)]
 
     @torch.no_grad()
-    def corrected(self, names: list[str], weights: Tensor | None) -> Corrected:
-        """Targets of the layers ``names``, not yet quantized, that read one input; ``weights``: (samples, length)."""
-        modules = {name: weight_of(self.original.get_submodule(name)) for name in names}
-        first = next(iter(modules.values()))
+    def corrected(self, names: list[str], weights: Tensor | None, *, last: bool = False) -> Corrected:
+        """Targets of the layers ``names``, not yet quantized, that read one input; ``weights``: (samples, length).
+
+        ``last``: no others are asked for.
+        """
+        layers = linear_modules(self.original)
+        cross = {name: torch.zeros_like(weight_of(layers[name]), dtype=torch.float32) for name in names}
+        first = cross[names[0]]
         hessian = Hessian(first.shape[1], first.device)
-        cross = {name: torch.zeros_like(W) for name, W in modules.items()}
         total = self.now.hidden.shape[0] * self.now.hidden.shape[1]
+        hold_weights(layers, self.computed)
         for place, x, x_now in self._inputs(names[0]):
             w = None if weights is None else weights[place].flatten().to(x.device)
             hessian.add(x_now, w)
             weighted, drift = x_now if w is None else x_now * w[:, None], x - x_now
-            for name, W in modules.items():
-                cross[name].addmm_(W @ drift.T, weighted, alpha=1 / total)
+            for name in names:
+                cross[name].addmm_(weight_of(layers[name]) @ drift.T, weighted, alpha=1 / total)
+        if last:
+            self._leave()
+        hold_weights(layers, self.stored)
+        modules = {name: weight_of(layers[name]) for name in names}
+        del layers
         H = hessian.matrix()
         del hessian
         try:
@@ -92,8 +106,15 @@ class Twin:
 
     def advance(self) -> None:
         """Move both states past the block."""
-        self.before.advance(self.original, self.index)
+        self._leave()
         self.now.advance(self.block, self.index)
+
+    def _leave(self) -> None:
+        """Move the states behind the original block past it, once; it is needed no more."""
+        if not self.left:
+            hold_weights(linear_modules(self.original), self.computed)
+            self.before.advance(self.original, self.index)
+            self.original, self.left = nn.Module(), True
 
     def _inputs(self, name: str) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Place, original and present input, each (tokens, n) float32, of the layer ``name``, batch by batch."""

@@ -26,14 +26,18 @@ def text(tmp_path):
 
 @pytest.fixture
 def twin(tmp_path):
-    skeleton = Skeleton(tiny_model(tmp_path, "llama"), torch.device("cpu"))
+    return twin_of(tmp_path, torch.float32)
+
+
+def twin_of(folder, stored):
+    skeleton = Skeleton(tiny_model(folder, "llama", dtype=torch.bfloat16), torch.device("cpu"))
     skeleton.load_outside()
     tokens = torch.randint(0, 256, (24, 32), generator=torch.Generator().manual_seed(0))
     before = Activations(skeleton, tokens)
     now = before.twin(
         before.hidden + 0.1 * torch.randn(before.hidden.shape, generator=torch.Generator().manual_seed(1))
     )
-    return Twin(skeleton.load_block(0), 0, now, before)
+    return Twin(skeleton.load_block(0), 0, now, before, stored)
 
 
 def test_groups_are_layers_that_read_one_input_in_order(twin):
@@ -56,6 +60,19 @@ def test_targets_are_the_ridge_regression(twin, weighted):
         W = weight_of(twin.original.get_submodule(name)).double()
         cross = ((x - x_now) @ W.T * w[:, None]).T @ x_now / len(x)
         assert torch.allclose(found.targets[name].double(), W + cross @ ridge.inverse(), atol=1e-4)
+
+
+def test_weights_wait_in_the_type_of_their_file(tmp_path):
+    wide, narrow = twin_of(tmp_path / "wide", torch.float32), twin_of(tmp_path / "narrow", torch.bfloat16)
+    expected = wide.before.twin()
+    expected.advance(wide.original, 0)
+    groups = wide.groups()
+    for names in groups:
+        first, second = (twin.corrected(names, None, last=names is groups[-1]) for twin in (wide, narrow))
+        assert all(torch.equal(first.targets[name], second.targets[name]) for name in names)
+        assert {module.weight.dtype for module in linear_modules(narrow.block).values()} == {torch.bfloat16}
+    assert not list(narrow.original.parameters())
+    assert torch.equal(narrow.before.hidden, expected.hidden)
 
 
 def test_the_twin_has_the_same_weights_but_not_the_same_layers(twin):
