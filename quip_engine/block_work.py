@@ -35,7 +35,6 @@ from quip_engine.plan import Plan
 from quip_engine.probe import ModelFacts
 from quip_engine.process import return_small_memory
 from quip_engine.skeleton import Skeleton
-from quip_engine.tuning.block import BlockObjective, outputs_of, tune_block
 
 UNSTABLE = "QUANT_UNSTABLE"
 OF_ONE_LAYER = ("WIDTH_UNSUPPORTED", UNSTABLE)  # errors that leave one layer out
@@ -94,7 +93,7 @@ class BlockWork:
         block = self.skeleton.load_block(self.index)
         self.plan.sources.check()
         held = getattr(torch, self.plan.facts.dtype)
-        twin = Twin(block, self.index, activations, original, stored) if original else None
+        twin = Twin(block, self.index, activations, original, held) if original else None
         clock = time.perf_counter()
         later = twin.groups() if twin else []
         among = linear_modules(block).keys() - {name for names in later for name in names}
@@ -108,21 +107,13 @@ class BlockWork:
         yield events.BlockCalibrated(self.index, tokens, time.perf_counter() - clock, shared)
         linears = linear_modules(block)
         yield from self._skip_unused(linears, {name for names in inputs for name in names})
-        tuned = self._tunable(block, activations, twin)
         for names in later:
             assert twin is not None
             weights, last = self.counts.of(names), names is later[-1]
-            given = twin.corrected(names, weights, last=last)
-            if tuned and self.formats:
-                yield from self._tune(tuned, names, given)
-            yield from self._quantize_group(block, linears, names, given)
-        if not tuned:  # nobody computes with them until they are rounded
-            hold_weights(linears, stored)
+            yield from self._quantize_group(block, linears, names, twin.corrected(names, weights, last=last))
+        hold_weights(linears, held)  # nobody computes with them until they are rounded
         for names in [names for names, _ in groups]:
-            given = Corrected(groups.pop(0)[1].matrix())
-            if tuned and self.formats:
-                yield from self._tune(tuned, names, given)
-            yield from self._quantize_group(block, linears, names, given)
+            yield from self._quantize_group(block, linears, names, Corrected(groups.pop(0)[1].matrix()))
         hold_weights(linears, self.skeleton.dtype)  # of those left out
         if twin:
             twin.advance()
@@ -137,32 +128,6 @@ class BlockWork:
         seconds = time.perf_counter() - self.started
         found = {"layers": self.layers, "skipped": self.skipped, "formats": self.formats, "fallbacks": self.fallbacks}
         return {"seconds": seconds, **found}
-
-    def _tunable(self, block: nn.Module, activations: Activations, twin: Twin | None) -> BlockObjective | None:
-        """The block as something to train, where the job asks for it."""
-        if "block" not in self.plan.job.tuning.stages:
-            return None
-        given = (twin.original, self.index, twin.before) if twin else (block, self.index, activations)
-        return BlockObjective(block, self.index, activations, outputs_of(*given))
-
-    def _tune(self, objective: BlockObjective, names: list[str], given: Corrected) -> Iterator[events.Event]:
-        """Train the block before layers are rounded; their targets are where they begin, and then what they became."""
-        if objective.windows < 1:
-            yield events.Warned("TUNING_SMALL", f"Block {self.index} is not tuned: there are too few windows.")
-            return
-        objective.aim(given.targets)
-        given.targets.clear()
-        seed = derived_seed(self.plan.job.seed, self.prefix + names[0], "tune")
-        dtype, rate = getattr(torch, self.plan.facts.dtype), self.plan.job.tuning.rate
-        try:
-            found = tune_block(objective, dtype, rate, seed, self.stop)
-        except Stopped:
-            raise Stopped(self.finished) from None
-        if found.note:
-            yield events.Warned("TUNING_DIVERGED", f"Block {self.index}: {found.note}")
-        projections = [self.plan.projections[self.prefix + name] for name in names]
-        losses = found.before, found.after
-        yield events.BlockTuned(self.index, projections, found.steps, *losses, found.seconds)
 
     def _quantize_group(
         self, block: nn.Module, linears: dict[str, nn.Module], names: list[str], given: Corrected
