@@ -38,8 +38,9 @@ HOW = (
     "Open the address that the terminal printed when the studio was started: it ends with ?token= and a key. "
     "Once is enough, this browser is then known."
 )
+ASK = "This studio asks for its password. Once is enough, this browser is then known."
 FORM = """<form method="post" action="/login"><input name="username" value="studio" autocomplete="username" hidden>
-<label>Password <input name="password" type="password" autocomplete="current-password" required autofocus></label>
+<label>Password<br><input name="password" type="password" autocomplete="current-password" required autofocus></label>
 <button>Open</button></form>"""
 
 
@@ -127,7 +128,7 @@ class Door:
     def _closed(self, request: Request) -> Response:
         # a link on another page brings no strict cookie along; a visit that starts from our own page does
         from_elsewhere = request.headers.get("sec-fetch-site", "none") not in ("none", "same-origin")
-        return self._page(HOW, 403, refresh=from_elsewhere)
+        return self._page(HOW if self._password is None else ASK, 403, refresh=from_elsewhere)
 
     def _page(
         self, text: str, status: int, *, refresh: bool = False, headers: dict[str, str] | None = None
