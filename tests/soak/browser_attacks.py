@@ -251,13 +251,18 @@ def typed(page: sync_api.Page, text: str) -> int:
     return 3
 
 
+def attacks(server: Server, *, fast: bool) -> list[Row]:
+    recorder = Recorder()
+    with chromium(server) as context:
+        rows = [foreign_pages(server, context, recorder), shown_texts(server, context, recorder, fast=fast)]
+    recorder.shutdown()
+    return rows
+
+
 def main() -> int:
     flags = arguments(__doc__)
-    recorder = Recorder()
-    with Server() as server, chromium(server) as context:
-        rows = [foreign_pages(server, context, recorder), shown_texts(server, context, recorder, fast=flags.fast)]
-    recorder.shutdown()
-    return report(rows)
+    with Server() as server:
+        return report(attacks(server, fast=flags.fast))
 
 
 if __name__ == "__main__":

@@ -69,8 +69,12 @@ def routes(home: Path) -> list[tuple[str, str]]:
     done = subprocess.run([sys.executable, "-c", LISTED, str(home)], check=True, capture_output=True, text=True)
     listed = json.loads(done.stdout.strip().splitlines()[-1])
     found = {(m, re.sub(r"\{[^}]*\}", "x", path)) for path, methods in listed for m in methods}
-    guarded = {("GET", p) for p in READ} | {("POST", p) for p in WRITE}
-    return sorted(found | guarded)
+    return sorted(found.union(guarded()))
+
+
+def guarded() -> list[tuple[str, str]]:
+    """(method, path) of what the guard lists, and some that it does not."""
+    return [*(("GET", p) for p in (*READ, *HIDDEN)), *(("POST", p) for p in (*WRITE, "/gradio_api/vibe-edit"))]
 
 
 def state(server: Server) -> tuple[object, ...]:

@@ -153,25 +153,24 @@ class Attack:
         self.listen("around")
 
 
+def nonsense(server: Server, payloads: int, only: str = "") -> Row:
+    row = Row("S6", "0 uncaught exceptions, 0 errors without words, 0 status 500")
+    attack = Attack(server, row)
+    attack.around()
+    functions = [f for f in attack.functions() if only in f["api_name"]]
+    for fn in functions:
+        attack.function(fn, payloads)
+    components = attack.of_components(payloads)
+    if server.process.poll() is not None or attack.client.get("/config").status_code != 200:
+        row.problems.append("the server does not answer any more")
+    counted = f"{attack.calls} calls of {len(functions) + components} functions"
+    return row.close(f"{counted}: {len(row.problems)} problems")
+
+
 def main() -> int:
     flags = arguments(__doc__, payloads={"type": int, "default": 500}, only={"default": ""})
-    row = Row("S6", "0 uncaught exceptions, 0 errors without words, 0 status 500")
     with Server() as server:
-        attack = Attack(server, row)
-        attack.around()
-        functions = [f for f in attack.functions() if flags.only in f["api_name"]]
-        for fn in functions:
-            attack.function(fn, 4 if flags.fast else flags.payloads)
-        components = attack.of_components(4 if flags.fast else flags.payloads)
-        if server.process.poll() is not None or attack.client.get("/config").status_code != 200:
-            row.problems.append("the server does not answer any more")
-        return report(
-            [
-                row.close(
-                    f"{attack.calls} calls of {len(functions) + components} functions: {len(row.problems)} problems"
-                )
-            ]
-        )
+        return report([nonsense(server, 4 if flags.fast else flags.payloads, flags.only)])
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import httpx
-from soak import ROOT, Row, Server, arguments, report
+from soak import DEMO, Row, Server, arguments, report
 
 CANARY = "canary-7f3a91"
 STEPS = (
@@ -131,66 +131,90 @@ def paths_of_page(config: dict) -> list[tuple[dict, int]]:
     return texts
 
 
+class Walk:
+    """One server, a folder outside of it, and what was found."""
+
+    def __init__(self, server: Server, outside: Path, row: Row) -> None:
+        self.row, self.outside, self.calls = row, outside, 0
+        (outside / "canary.json").write_text(CANARY, encoding="utf-8")
+        (outside / "config.json").write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
+        link = server.home / "models" / "link"
+        link.parent.mkdir(exist_ok=True)
+        link.symlink_to(outside)
+        self.names = {"canary": str(outside / "canary.json"), "folder": str(outside), "link": str(link)}
+        self.names |= {"demo": str(DEMO), "inside": str(server.home / "models" / "made")}
+        self.before = self.seen()
+        self.client = httpx.Client(base_url=server.url, cookies=server.cookies, timeout=120)
+        self.config = self.client.get("/config").json()
+        self.functions = {f["api_name"]: f for f in self.config["dependencies"]}
+
+    def seen(self) -> dict[Path, int]:
+        return {p: p.stat().st_mtime_ns for p in self.outside.rglob("*")}
+
+    def call(self, function: dict, data: list, what: str) -> str:
+        body = json.dumps({"data": data, "fn_index": function["id"], "session_hash": "s"})
+        kind = {"content-type": "application/json"}
+        return self.judge(what, self.client.post("/gradio_api/run/predict", content=body, headers=kind).text)
+
+    def judge(self, what: str, text: str) -> str:
+        self.calls += 1
+        if CANARY in text or "root:x:" in text or "PATH=" in text:
+            self.row.problems.append(f"{what}: read")
+        if "DEFECT" in text:
+            self.row.problems.append(f"{what}: {text[:200]}")
+        return text
+
+    def usual(self, name: str, at: int, path: str) -> list:
+        data = [v.format(**self.names) if isinstance(v, str) else v for v in USUAL[name]]
+        return [*data[:at], path, *data[at + 1 :]]
+
+    def served(self, path: str) -> None:
+        for form in {path, quote(path, safe=""), quote(path)}:
+            if "\0" not in form and "\n" not in form:
+                answer = self.client.get(f"/gradio_api/file={form[:8000]}")
+                self.judge(f"file={form[:80]}", answer.text)
+                if answer.status_code == 200:
+                    self.row.problems.append(f"file={form[:80]}: served")
+
+    def read(self, path: str) -> None:
+        for name, places in FIELDS.items():
+            for field, at in places:
+                self.call(self.functions[name], self.usual(name, at, path), f"{name} {field}={path[:60]!r}")
+
+    def written(self, path: str) -> None:
+        what = f"start_run out={path[:60]!r}"
+        text = self.call(self.functions["start_run"], self.usual("start_run", 3, path), what)
+        if '"error"' not in text:
+            self.row.problems.append(f"{what}: {text[:200]}")
+
+    def typed(self, paths: list[str]) -> None:
+        values = {c["id"]: c["props"].get("value") for c in self.config["components"]}
+        for function, at in paths_of_page(self.config):
+            for path in () if function["api_name"].startswith(WRITING) else paths:
+                data = [path if k == at else values[i] for k, i in enumerate(function["inputs"])]
+                self.call(function, data, f"{function['api_name']} {at}={path[:60]!r}")
+
+
+def lead_out(server: Server, *, fast: bool) -> Row:
+    row = Row("S7", "0 reads and writes outside of the roots")
+    with tempfile.TemporaryDirectory() as outside:
+        walk = Walk(server, Path(outside), row)
+        paths = corpus(walk.names)[:: 30 if fast else 1]
+        for path in paths:
+            walk.served(path)
+            walk.read(path)
+        for path in TAKEN:
+            walk.written(path.format(**walk.names))
+        walk.typed(paths[:: 5 if fast else 10])
+        if walk.seen() != walk.before:
+            row.problems.append("something outside was changed")
+    return row.close(f"{len(paths)} paths, {walk.calls} calls: {len(row.problems)} problems")
+
+
 def main() -> int:
     flags = arguments(__doc__)
-    row = Row("S7", "0 reads and writes outside of the roots")
-    calls = 0
-    with tempfile.TemporaryDirectory() as outside, Server() as server:
-        folder = Path(outside)
-        (folder / "canary.json").write_text(CANARY, encoding="utf-8")
-        (folder / "config.json").write_text(json.dumps({"model_type": "llama"}), encoding="utf-8")
-        link = server.home / "uploads" / "link"
-        link.parent.mkdir(exist_ok=True)
-        link.symlink_to(folder)
-        names = {"canary": str(folder / "canary.json"), "folder": outside, "link": str(link)}
-        names |= {"demo": str(ROOT / "assets" / "demo-model"), "inside": str(server.home / "models" / "made")}
-        before = {p: p.stat().st_mtime_ns for p in folder.rglob("*")}
-        client = httpx.Client(base_url=server.url, cookies=server.cookies, timeout=120)
-
-        def call(function: dict, data: list) -> str:
-            body = json.dumps({"data": data, "fn_index": function["id"], "session_hash": "s"})
-            kind = {"content-type": "application/json"}
-            return client.post("/gradio_api/run/predict", content=body, headers=kind).text
-
-        def judge(what: str, text: str) -> None:
-            nonlocal calls
-            calls += 1
-            if CANARY in text or "root:x:" in text or "PATH=" in text:
-                row.problems.append(f"{what}: read")
-
-        config = client.get("/config").json()
-        functions = {f["api_name"]: f for f in config["dependencies"]}
-        values = {c["id"]: c["props"].get("value") for c in config["components"]}
-        paths = corpus(names)[:: 12 if flags.fast else 1]
-        for path in paths:
-            for form in {path, quote(path, safe=""), quote(path)}:
-                if "\0" not in form and "\n" not in form:
-                    answer = client.get(f"/gradio_api/file={form[:8000]}")
-                    judge(f"file={form[:80]}", answer.text)
-                    if answer.status_code == 200:
-                        row.problems.append(f"file={form[:80]}: served")
-            for name, places in FIELDS.items():
-                for field, at in places:
-                    data = [v.format(**names) if isinstance(v, str) else v for v in USUAL[name]]
-                    data[at] = path
-                    judge(f"{name} {field}={path[:60]!r}", call(functions[name], data))
-        for path in (t.format(**names) for t in TAKEN):
-            data = [v.format(**names) if isinstance(v, str) else v for v in USUAL["start_run"]]
-            data[3] = path
-            text = call(functions["start_run"], data)
-            judge(f"start_run out={path[:60]!r}", text)
-            if '"error"' not in text or "DEFECT" in text:
-                row.problems.append(f"start_run out={path[:60]!r}: {text[:200]}")
-        for function, at in paths_of_page(config):
-            if function["api_name"].startswith(WRITING):
-                continue
-            for path in paths[:: 4 if flags.fast else 10]:
-                data = [values[i] for i in function["inputs"]]
-                data[at] = path
-                judge(f"{function['api_name']} {at}={path[:60]!r}", call(function, data))
-        if {p: p.stat().st_mtime_ns for p in folder.rglob("*")} != before:
-            row.problems.append("something outside was changed")
-        return report([row.close(f"{len(paths)} paths, {calls} calls: {len(row.problems)} problems")])
+    with Server() as server:
+        return report([lead_out(server, fast=flags.fast)])
 
 
 if __name__ == "__main__":
