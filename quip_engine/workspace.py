@@ -36,7 +36,7 @@ from torch import Tensor
 
 from quip_engine.checkpoint import save_tensors, tensor_bytes
 from quip_engine.errors import fail
-from quip_engine.files import discard, remove_leftovers, sha256, store, write_bytes
+from quip_engine.files import discard, named_errors, remove_leftovers, sha256, store, write_bytes
 from quip_engine.identity import differences
 
 GENERATIONS = 2  # kept
@@ -246,9 +246,10 @@ class Workspace:
         named = {path.name for path in self._scratch.values()} | set(self._generations)
         for generation in self._generations:
             named |= _objects(json.loads((self.objects / generation).read_bytes()))
-        for path in self.objects.iterdir():
-            if path.name not in named:
-                path.unlink(missing_ok=True)
+        with named_errors(self.objects):
+            for path in self.objects.iterdir():
+                if path.name not in named:
+                    path.unlink(missing_ok=True)
 
 
 def _whole(path: Path) -> bool:

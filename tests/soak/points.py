@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Callable, Generator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from quip_engine.config import JobConfig
 from quip_engine.errors import QuipError
 from quip_engine.workspace import Workspace
 
+SUFFERED = 64  # exit status of who was not stopped by what befell it
 BEGUN: list[ByDisk] = []
 CALLS = ("write", "rename", "renameat", "fsync", "unlink", "unlinkat", "link", "mkdir", "rmdir")
 
@@ -48,7 +50,14 @@ class ByDisk:
     """The n-th operation of the engine on files goes wrong."""
 
     def __init__(self, number: int, fault: Callable[[], object], name: str) -> None:
-        self.name, self._patched = f"{name} at operation {number}", Disk(number, fault).in_place()
+        self.name = f"{name} at operation {number}"
+        self._reached = Path(tempfile.gettempdir()) / f"reached-{os.getpid()}"
+
+        def reached() -> None:
+            os.close(os.open(self._reached, os.O_CREAT))
+            fault()
+
+        self._patched = Disk(number, reached).in_place()
 
     def begin(self) -> None:
         """In the process that it befalls."""
@@ -56,8 +65,10 @@ class ByDisk:
         BEGUN.append(self)  # or it would end with its last reference
 
     def watch(self, pid: int) -> int:
-        """In the process beside it: its exit status."""
-        return wait(pid)
+        """In the process beside it: its exit status, SUFFERED if it went on to its end all the same."""
+        status, reached = wait(pid), self._reached.exists()
+        self._reached.unlink(missing_ok=True)
+        return SUFFERED if reached and status == 0 else status
 
 
 class BySystemCall:
