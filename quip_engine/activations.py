@@ -145,6 +145,11 @@ class Activations:
         """The first batch alone."""
         return self.twin(self.hidden[: self._batch])
 
+    def full_call(self, index: int) -> tuple[int, BlockCall]:
+        """Windows of a full batch, and how the model calls a block on so many."""
+        size = min(self._batch, len(self.hidden))
+        return size, self._calls[size][index]
+
     def calls(self, index: int) -> Iterator[tuple[slice, BlockCall]]:
         """For each batch its place and how the model calls a block on it."""
         for start in range(0, len(self.hidden), self._batch):

@@ -95,6 +95,18 @@ class BlockSaved:
 
 
 @dataclass(frozen=True)
+class BlockTuned:
+    """A block was trained before the layers ``names`` were rounded; losses: of its outputs, relative, held out."""
+
+    block: int
+    names: list[str]  # projections
+    steps: int
+    loss_before: float
+    loss: float
+    seconds: float
+
+
+@dataclass(frozen=True)
 class TuningStarted:
     """What a stage of tuning will do, and what it will cost by a few timed steps."""
 
@@ -240,6 +252,7 @@ Event = (
     | LayerQuantized
     | LayerSkipped
     | BlockSaved
+    | BlockTuned
     | TuningStarted
     | TuningProgress
     | TuningFinished

@@ -44,6 +44,9 @@ def tuning_values(tuning: TuningConfig) -> dict[str, Any]:
 def tuning_words(event: events.Event) -> str:
     """An event of tuning as a line; empty for others, and for steps that were not judged."""
     match event:
+        case events.BlockTuned():
+            error = f"error of the block {event.loss_before:.2e} -> {event.loss:.2e}"
+            return f"  before {', '.join(event.names)}: {error}, {event.seconds:.1f} s"
         case events.TuningStarted():
             cost = f"about {event.seconds:.0f} s and {event.peak_rss_mb:.0f} MB"
             return f"  {event.stage}: {event.numbers} numbers, {event.steps} steps, KL {event.kl:.5f}; {cost}"

@@ -54,6 +54,15 @@ class TunedLinear(nn.Module):
         y = self._scaled(linear(self._scaled(x, "input"), self._matrix()), "output")
         return y if self.bias is None else y + self.bias
 
+    def settled(self) -> QuantizedLinear:
+        """The packed layer with its floats as they are now, in the types they are stored in."""
+        packed = self.source[0]
+        with torch.no_grad():
+            for name, tensor in packed.tensors().items():
+                if name in self._parameters:
+                    tensor.copy_(self.get_parameter(name))
+        return packed
+
     def _scaled(self, x: Tensor, side: str) -> Tensor:
         for name, initial in self.initial.items():
             acts, power = ACTS.get(name, OUTPUT)
