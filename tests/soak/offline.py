@@ -14,10 +14,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import httpx
 from soak import DEMO, ROOT, Row, Server, arguments, report
+
+from quip_engine.runs import Store
 
 ADDRESS = re.compile(r'connect\(.*?(?:inet_addr\("([^"]+)"\)|inet_pton\(AF_INET6, "([^"]+)")')
 HOOK = """import os, sys
@@ -33,8 +36,15 @@ class Watch:
 
     def __init__(self, folder: Path) -> None:
         self.notes, self.calls = folder / "connects", 0
-        works = shutil.which("strace") and not subprocess.run(["strace", "-qq", "true"], check=False).returncode
-        self.prefix = ["strace", "-f", "-qq", "-e", "trace=connect", "-A", "-o", str(self.notes)] if works else []
+        works = (
+            shutil.which("strace")
+            and not subprocess.run(["strace", "-qq", "true"], check=False, stderr=subprocess.DEVNULL).returncode
+        )
+        self.prefix = (
+            ["strace", "-f", "--seccomp-bpf", "-qq", "-e", "trace=connect", "-A", "-o", str(self.notes)]
+            if works
+            else []
+        )
         self.how = "strace" if works else "audit hook"
         self.environment = {**os.environ, "SOAK_CONNECTS": str(self.notes), "HF_HUB_OFFLINE": "1"}
         if not works:
@@ -52,6 +62,17 @@ class Watch:
         text = self.notes.read_text(errors="replace") if self.notes.exists() else ""
         found = {a or b for a, b in ADDRESS.findall(text)}
         return sorted(a for a in found if not a.startswith("127.") and a not in ("::1", "0.0.0.0", "::"))
+
+
+def visit(server: Server) -> None:
+    """The page, and a run that is started from it."""
+    client = httpx.Client(base_url=server.url, cookies=server.cookies, timeout=120)
+    client.get("/")
+    call = {"data": [str(DEMO), "nearest", 4.0, "", "bundled", 2, 16, 0, None]}
+    client.post("/gradio_api/call/start_run", json=call)
+    store = Store(server.home)
+    while not (runs := store.list()) or runs[0].alive:
+        time.sleep(0.5)
 
 
 def main() -> int:
@@ -73,9 +94,7 @@ def main() -> int:
             watch.run(*engine, "evaluate", made, "--text", str(text), "--seqlen", "64", "--against", str(DEMO))
             watch.run(*engine, "generate", made, "--prompt", "The old house", "--tokens", "4")
             with Server(home=folder / "home", environment=watch.environment, before=watch.prefix) as server:
-                httpx.get(server.url, cookies=server.cookies, timeout=60)
-                call = {"data": [str(DEMO), "nearest", 4.0, "", "bundled", 2, 16, 0, None]}
-                httpx.post(f"{server.url}/gradio_api/call/start_run", json=call, cookies=server.cookies, timeout=60)
+                visit(server)
             watch.calls += 1
         row.problems = watch.elsewhere() + ([] if seen else ["the watch sees nothing"])
     return report(

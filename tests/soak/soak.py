@@ -110,7 +110,9 @@ class Server:
         return self._log.read()
 
     def __exit__(self, *_: object) -> None:
-        self.process.terminate()
+        for process in workers(self.home):
+            if "--data-dir" in process.info["cmdline"]:
+                process.terminate()
         try:
             self.process.wait(20)
         finally:
