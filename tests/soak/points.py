@@ -23,6 +23,7 @@ from workers import Disk, digests, forked, quantize, strays, wait
 
 from quip_engine.config import JobConfig
 from quip_engine.errors import QuipError
+from quip_engine.files import discard
 from quip_engine.workspace import Workspace
 
 SUFFERED = 64  # exit status of who was not stopped by what befell it
@@ -166,7 +167,8 @@ def _aftermath(name: str, status: int, job: JobConfig, work: Path, *, expected: 
     out = Path(job.out)
     if status == 0:
         return Point(name, status, True, 0, digests(out) == expected, strays(out.parent))
-    if not work.exists():  # it was cleared already: all there is to do was done
+    if not work.exists():  # the job was done: its next worker has nothing left to do but this
+        discard(work)
         return Point(name, status, out.exists(), 0, digests(out) == expected, strays(out.parent))
     try:
         with Workspace(work) as space:
