@@ -45,7 +45,7 @@ class Counts:
     """What tokens, outputs and layers of a block count; nothing known: all alike."""
 
     sensitivities: dict[str, Tensor]  # by path in the block and kind
-    bits: dict[str, float]  # by module path
+    recipes: dict[str, Recipe]  # by module path, where not all have that of the run
 
     def tokens(self) -> dict[str, Tensor]:
         """(samples, length) by path in the block."""
@@ -63,8 +63,8 @@ class Counts:
         return None if found is None else found.to(device)
 
     def recipe(self, recipe: Recipe, path: str) -> Recipe:
-        """With the bits of the layer at a module path."""
-        return recipe.at(self.bits[path]) if path in self.bits else recipe
+        """That of the layer at a module path; ``recipe``: of the run."""
+        return self.recipes.get(path, recipe)
 
 
 class BlockWork:

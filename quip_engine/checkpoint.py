@@ -74,17 +74,23 @@ def quantization_config(
     layers: dict[str, LayerFormat],
     skipped: dict[str, str],
     fused: dict[str, list[str]] | None = None,
+    embeddings: dict[str, LayerFormat] | None = None,
 ) -> dict[str, Any]:
     """The entry of config.json: ``layers`` maps a module's name to its row in ``formats``, ``skipped`` to a reason.
+
+    ``embeddings`` (left out where they are dense) are the packed embedding and head, as ``layers``.
 
     ``fused`` (left out where nothing is) names the linear layers, first to last, whose rows one packed layer holds.
     """
     formats: list[dict[str, Any]] = []
-    rows = {}
-    for name, layer in layers.items():
-        if (record := layer.to_json()) not in formats:
+
+    def row(form: LayerFormat) -> int:
+        if (record := form.to_json()) not in formats:
             formats.append(record)
-        rows[name] = formats.index(record)
+        return formats.index(record)
+
+    rows = {name: row(form) for name, form in layers.items()}
+    outer = {name: row(form) for name, form in (embeddings or {}).items()}
     return {
         "quant_method": METHOD,
         "format_version": FORMAT_VERSION,
@@ -96,6 +102,7 @@ def quantization_config(
         "layers": rows,
         "skipped": skipped,
         **({"fused": fused} if fused else {}),
+        **({"embeddings": outer} if outer else {}),
     }
 
 

@@ -7,6 +7,7 @@ a ``RecipeConfig`` into working parts and checks it.
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any, TypeVar
 
@@ -16,6 +17,9 @@ T = TypeVar("T")
 Option = str | int | float | bool
 
 DEVICES = ("auto", "cpu", "cuda")
+RULES = ("usual", "sensitivity", "trace", "uniform", "manual")  # who gets the bits (``spread``)
+EMBEDDINGS = (0, 4, 6, 8)  # bits of packed embeddings and heads; 0: they stay as they are
+UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 ACTIVATIONS = ("float", "int8")  # what packed layers multiply single tokens as
 STAGES = ("block", "end-to-end", "pv")  # of tuning, in their order
 RELAXING = ("never", "auto", "always")  # signs into real numbers
@@ -86,6 +90,37 @@ class TuningConfig:
 
 
 @dataclass(frozen=True)
+class BudgetConfig:
+    """What the whole model may take, and how that is shared out.
+
+    ``size``: bytes of all weight files; ``fits``: bytes of memory that answering takes, with ``context`` tokens. Where
+    neither is asked, the bits of the recipe are the mean of all layers. ``rule``: one of RULES; ``layers``: bits by
+    name or pattern of layers that no rule touches. ``embeddings``: bits of embeddings and head, one of EMBEDDINGS.
+    """
+
+    size: int = 0
+    fits: int = 0
+    context: int = 4096
+    rule: str = "usual"
+    layers: dict[str, float] = field(default_factory=dict)
+    embeddings: int = 0
+
+    def __post_init__(self) -> None:
+        check_number("size", self.size, 0, 2**60, whole=True)
+        check_number("fits", self.fits, 0, 2**60, whole=True)
+        check_number("context", self.context, 1, 2**31, whole=True)
+        if self.size and self.fits:
+            fail("BAD_SETTING", field="fits", value=self.fits, allowed="either a size or a memory to fit, not both")
+        for name, value, allowed in (("rule", self.rule, RULES), ("embeddings", self.embeddings, EMBEDDINGS)):
+            if value not in allowed:
+                fail("BAD_SETTING", field=name, value=repr(value), allowed=", ".join(map(str, allowed)))
+        if not isinstance(self.layers, dict):
+            fail("BAD_SETTING", field="layers", value=repr(self.layers), allowed="bits by name of layers")
+        for name, bits in self.layers.items():
+            check_number(f"bits of {name}", bits, 0.1, 16)
+
+
+@dataclass(frozen=True)
 class JobConfig:
     """One run: which model, how, from which text, where to. Fully determines the bytes it writes on one machine.
 
@@ -103,6 +138,7 @@ class JobConfig:
     fallbacks: float = 0.05
     force: bool = False
     tuning: TuningConfig = field(default_factory=TuningConfig)
+    budget: BudgetConfig = field(default_factory=BudgetConfig)
 
     def __post_init__(self) -> None:
         check_number("seed", self.seed, 0, 2**31 - 1, whole=True)
@@ -114,7 +150,12 @@ class JobConfig:
 
     @classmethod
     def from_json(cls, record: dict[str, Any]) -> JobConfig:
-        nested = {"recipe": RecipeConfig, "calibration": CalibrationConfig, "tuning": TuningConfig}
+        nested: dict[str, type] = {
+            "recipe": RecipeConfig,
+            "calibration": CalibrationConfig,
+            "tuning": TuningConfig,
+            "budget": BudgetConfig,
+        }
         values = {k: _strict(nested[k], v) if k in nested else v for k, v in record.items()}
         return _strict(cls, values)
 
@@ -171,6 +212,14 @@ class GenerationSettings:
         check_number("top_p", self.top_p, 1e-6, 1)
         check_number("top_k", self.top_k, 0, 10_000_000, whole=True)
         check_number("seed", self.seed, 0, 2**63 - 1, whole=True)
+
+
+def read_bytes(name: str, text: str) -> int:
+    """Bytes of ``1.9 MB`` or ``8 GiB``; ``name``: of the setting, for ``BAD_SETTING``."""
+    found = re.fullmatch(r"\s*(\d+(?:\.\d*)?)\s*([a-zA-Z]*)\s*", str(text))
+    if not found or found[2].upper() not in UNITS or not (size := int(float(found[1]) * UNITS[found[2].upper()])):
+        fail("BAD_SETTING", field=name, value=repr(text), allowed="a size as 1.9 MB, 8 GB or 8 GiB")
+    return size
 
 
 def check_number(

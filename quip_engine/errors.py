@@ -110,6 +110,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     # -- settings
     "BAD_REQUEST": ("This call cannot be meant: {reason}.", "Reload the page; programs find the calls in app/api.py."),
     "BAD_SETTING": ("{field}: {value} is not possible.", "Allowed: {allowed}."),
+    "BAD_TARGET": ("{asked} cannot be met: {reason}.", "{remedy}"),
     "BAD_RECIPE": ("{reason}.", "The nearest that works: {remedy}."),
     "NOT_A_RECIPE": ("{path} cannot be used as a recipe: {reason}.", "Choose a file that was saved as a recipe."),
     "BAD_PROBLEM": ("{path}: {reason}.", "A problem file holds W (m x n) and H (n x n) in float32."),

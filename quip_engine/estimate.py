@@ -95,14 +95,19 @@ def estimate(
     )
 
 
-def room(facts: ModelFacts, recipe: Recipe, calibration: CalibrationConfig, where: torch.device) -> tuple[int, int]:
-    """Bytes needed at most while a run goes on: on its device, and on the disk. Times nothing."""
+def room(
+    facts: ModelFacts, recipe: Recipe, calibration: CalibrationConfig, where: torch.device, weight_files: int = 0
+) -> tuple[int, int]:
+    """Bytes needed at most while a run goes on: on its device, and on the disk. Times nothing.
+
+    ``weight_files``: as in ``output_bytes``.
+    """
     seqlen = min(calibration.seqlen, facts.context)
     states = calibration.samples * seqlen * facts.hidden * FLOAT
     weighted = recipe.hessian == "weighted"
     kept = max(facts.blocks, GENERATIONS + 1) if weighted else GENERATIONS + 1  # at each block, or in generations
     memory = _peak_memory(facts, recipe, states, seqlen, where.type) + (PROCESS if where.type == "cpu" else 0)
-    return int(memory), output_bytes(facts, recipe) + kept * states  # finished blocks become the output
+    return int(memory), output_bytes(facts, recipe, weight_files) + kept * states  # finished blocks become the output
 
 
 def measured(facts: ModelFacts, recipe: Recipe, device: str = "auto") -> Rates:
@@ -122,15 +127,15 @@ def layer_seconds(recipe: Recipe, m: int, n: int, device: str = "auto") -> float
     return _layer_flops(m, n) / rates.flops + n * rates.per_column + m * n * rates.per_weight
 
 
-def output_bytes(facts: ModelFacts, recipe: Recipe) -> int:
-    """Bytes of the finished folder."""
+def output_bytes(facts: ModelFacts, recipe: Recipe, weight_files: int = 0) -> int:
+    """Bytes of the finished folder; ``weight_files``: of those, where they are not as the recipe alone makes them."""
     layout = LayerFormat(recipe.transform, recipe.codebook).layout
     count = len(facts.linear_layers)
     entries = sum(len(layout(*layer.shape)) for layer in facts.linear_layers)
     folder = Path(facts.path)
     copied = sum(file.stat().st_size for pattern in COMPANIONS for file in folder.glob(pattern))
     text = count * RECORD_BYTES + (entries + facts.tensors - count) * ENTRY_BYTES + FOLDER_BYTES
-    return _packed_bytes(facts, recipe) + facts.unquantized_bytes + copied + text
+    return (weight_files or _packed_bytes(facts, recipe) + facts.unquantized_bytes) + copied + text
 
 
 def _packed_bytes(facts: ModelFacts, recipe: Recipe) -> int:

@@ -51,6 +51,16 @@ class Warned:
 
 
 @dataclass(frozen=True)
+class BitsAllocated:
+    """Layers get bits of their own: settled before the first of them is quantized."""
+
+    rule: str  # "sensitivity", "trace" or "uniform"
+    bits: dict[str, float]  # by module path
+    asked_bytes: int  # of the weight files; 0: no size was asked
+    expected_bytes: int
+
+
+@dataclass(frozen=True)
 class BlockCalibrated:
     block: int
     tokens: int
@@ -157,6 +167,10 @@ class RunFinished:
     peak_rss_mb: float
     mean_rel_proxy: float
     skipped: list[str] = field(default_factory=list)
+    weight_bytes: int = 0  # of the weight files
+    asked_bytes: int = 0  # for them; 0: no size was asked
+    rule: str = ""  # as in ``BitsAllocated``
+    allocation: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -248,6 +262,7 @@ Event = (
     RunStarted
     | PhaseChanged
     | Warned
+    | BitsAllocated
     | BlockCalibrated
     | LayerQuantized
     | LayerSkipped

@@ -20,6 +20,8 @@ from transformers.quantizers.base import HfQuantizer
 from transformers.utils.quantization_config import QuantizationConfigMixin
 
 from quip_engine.checkpoint import FORMAT_VERSION
+from quip_engine.codebooks.grid import RowGrid
+from quip_engine.embedding import QuantizedEmbedding, outer_modules, pack_outer
 from quip_engine.encoders import leave_out_pooler
 from quip_engine.errors import QuipError, fail
 from quip_engine.experts import unfuse, unfused_names
@@ -28,6 +30,7 @@ from quip_engine.layer import LayerFormat
 from quip_engine.linear import QuantizedLinear
 from quip_engine.probe.headers import TensorInfo, read_all
 from quip_engine.probe.packing import METHOD
+from quip_engine.transforms.none import Identity
 
 DENSE = ("float16", "bfloat16", "float32", "float64")  # types a tensor that was not quantized may have
 
@@ -54,6 +57,7 @@ class QuipConfig(QuantizationConfigMixin):
         layers: dict[str, int] | None = None,
         skipped: dict[str, str] | None = None,
         fused: dict[str, list[str]] | None = None,
+        embeddings: dict[str, int] | None = None,
         **unknown: Any,
     ) -> None:
         if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
@@ -64,17 +68,24 @@ class QuipConfig(QuantizationConfigMixin):
         self.quant_method = quant_method
         self.format_version, self.method, self.bits, self.seed = format_version, method, bits, seed
         self.recipe, self.formats, self.layers, self.skipped = recipe or {}, formats or [], layers or {}, skipped or {}
-        self.fused = fused or {}
+        self.fused, self.embeddings = fused or {}, embeddings or {}
 
     def to_dict(self) -> dict[str, Any]:
-        """The entry as it is written: without ``fused`` where nothing is."""
-        return {key: value for key, value in super().to_dict().items() if key != "fused" or value}
+        """The entry as it is written: without ``fused`` and ``embeddings`` where nothing is."""
+        return {key: value for key, value in super().to_dict().items() if key not in ("fused", "embeddings") or value}
 
     def layer_formats(self) -> dict[str, LayerFormat]:
         """How each layer is stored, by module path."""
+        return self._formats_of(self.layers)
+
+    def embedding_formats(self) -> dict[str, LayerFormat]:
+        """How embedding and head are stored, by module path; empty where they are dense."""
+        return self._formats_of(self.embeddings)
+
+    def _formats_of(self, rows: dict[str, int]) -> dict[str, LayerFormat]:
         try:
             known = [LayerFormat.from_json(record) for record in self.formats]
-            return {name: known[row] for name, row in self.layers.items()}
+            return {name: known[row] for name, row in rows.items()}
         except QuipError as error:
             fail("BAD_CHECKPOINT", path="config.json", reason=error.message.rstrip("."))
         except (TypeError, KeyError, IndexError, AttributeError) as error:
@@ -138,8 +149,9 @@ class QuipQuantizer(HfQuantizer):
 def place_packed(model: nn.Module, config: QuipConfig, dtype: torch.dtype | None = None) -> None:
     """Put packed layers where a model has the linear layers they stand for. Raises ``BAD_CHECKPOINT``.
 
-    They are made on the meta device; ``dtype`` is that of their biases.
+    They are made on the meta device; ``dtype`` is that of their biases. So are packed embeddings and heads.
     """
+    _place_embeddings(model, config, dtype)
     formats, parts, known = config.layer_formats(), config.layer_parts(), dict(model.named_modules())
     for path, layer_format in formats.items():
         name, *places = _in_model([path, *parts[path]], model, known)
@@ -159,6 +171,19 @@ def place_packed(model: nn.Module, config: QuipConfig, dtype: torch.dtype | None
         if name in known or has_bias or len(owners) > 1 or any(n != inputs for n, _ in widths):
             fail("BAD_CHECKPOINT", path="config.json", reason=f"{path} cannot be one with {', '.join(parts[path])}")
         place_fused(model, name, layer, rows)
+
+
+def _place_embeddings(model: nn.Module, config: QuipConfig, dtype: torch.dtype | None) -> None:
+    """A model without a head takes the embedding alone."""
+    formats, there = config.embedding_formats(), outer_modules(model) if config.embeddings else {}
+    found = {next((form for form in _forms(path, model) if form in there), path): f for path, f in formats.items()}
+    if not found:
+        return
+    if any(not isinstance(form.codebook, RowGrid) or form.transform != Identity() for form in found.values()):
+        fail("BAD_CHECKPOINT", path="config.json", reason="embeddings are stored in grids of rows")
+    if missing := [path for path in there if path not in found]:
+        fail("BAD_CHECKPOINT", path="config.json", reason=f"{missing[0]} is not packed like the embedding")
+    pack_outer(model, {path: form for path, form in found.items() if path in there}, dtype)
 
 
 def check_tensors(model: nn.Module, folder: Path, found: dict[str, TensorInfo]) -> None:
@@ -197,7 +222,7 @@ def _difference(tensor: Tensor, stored: TensorInfo, *, exact: bool) -> str:
 def _is_packed(model: nn.Module, name: str) -> bool:
     path, _, key = name.rpartition(".")
     module = model.get_submodule(path)
-    return isinstance(module, QuantizedLinear) and key in module.tensors()
+    return isinstance(module, QuantizedLinear | QuantizedEmbedding) and key in module.tensors()
 
 
 def _widths(module: nn.Module) -> tuple[int, int]:

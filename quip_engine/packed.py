@@ -14,6 +14,7 @@ from typing import Any
 from transformers import PreTrainedModel
 
 from quip_engine.architecture import decoder_blocks, linear_layers
+from quip_engine.embedding import QuantizedEmbedding, QuantizedHead
 from quip_engine.errors import fail
 from quip_engine.hf import QuipConfig, check_tensors, place_packed
 from quip_engine.linear import QuantizedLinear
@@ -44,6 +45,7 @@ class PackedFacts:
     kept: list[str]  # those of them that are not packed
     packing: Packing
     bits_per_weight: float  # of the packed layers, counted
+    embedding_bits: float | None  # per weight of packed embeddings; None: they are dense
     runs_with: list[str]  # commands and pages
     warnings: list[tuple[str, str]]  # (code, message)
 
@@ -59,6 +61,7 @@ class Contents:
     parameters: int
     packed: set[str]  # those of the layers that are packed
     bits: int  # stored for them
+    embedding_bits: float | None = None  # per weight
 
 
 def check_packed(folder: Path) -> TokenizerFacts:
@@ -93,6 +96,7 @@ def packed_facts(folder: Path, name: str, packing: Packing) -> PackedFacts:
         kept=[layer.name for layer in layers if layer.name not in contents.packed],
         packing=packing,
         bits_per_weight=contents.bits / max(weights, 1),
+        embedding_bits=contents.embedding_bits,
         runs_with=runs_with(config),
         warnings=[warning for warning in words.warnings if not encoder or warning != NO_TEMPLATE],
     )
@@ -121,9 +125,13 @@ def _ours(folder: Path, config: dict[str, Any]) -> Contents:
     layers, parameters = _dense(model)
     place_packed(model, settings)
     check_tensors(model, folder, files)
-    packed = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    modules = [module for module in model.modules() if isinstance(module, QuantizedLinear)]
+    packed = [module for module in modules if not isinstance(module, QuantizedHead)]
     bits = sum(8 * tensor.nbytes for layer in packed for tensor in layer.tensors().values())
-    return Contents(layers, parameters, {part for parts in settings.layer_parts().values() for part in parts}, bits)
+    parts = {part for parts in settings.layer_parts().values() for part in parts}
+    embedding = model.get_input_embeddings()
+    outer = embedding.bits_per_weight if isinstance(embedding, QuantizedEmbedding) else None
+    return Contents(layers, parameters, parts, bits, outer)
 
 
 def _dense(model: PreTrainedModel) -> tuple[list[LinearLayer], int]:

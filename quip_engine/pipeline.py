@@ -23,10 +23,11 @@ from quip_engine.devices import peak_gpu_mb, peak_rss_mb
 from quip_engine.errors import Stopped, fail
 from quip_engine.files import check_output, remove_leftovers
 from quip_engine.plan import Plan, make_plan
+from quip_engine.probe.folder import weight_files
 from quip_engine.publish import is_published, mean_bits, publish
 from quip_engine.room import check_room, refuse_gpu
-from quip_engine.sensitivity import measure
-from quip_engine.spread import layer_bits
+from quip_engine.sensitivity import TRACES, measure
+from quip_engine.targets import Allocation
 from quip_engine.tuning.stages import tune
 from quip_engine.walk import Walk
 from quip_engine.workspace import FinishedBlock, Workspace
@@ -54,7 +55,7 @@ def quantize_model(job: JobConfig, workspace: Path, stop: Callable[[], bool]) ->
                 check_room(plan, workspace)
             yield from _quantize(plan, space, stop)
         yield events.PhaseChanged("done")
-        yield _finished(plan, space.finished_blocks(), time.perf_counter() - started)
+        yield _finished(plan, space, time.perf_counter() - started)
         space.clear()
 
 
@@ -69,15 +70,18 @@ def _quantize(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterato
     yield from (events.Warned(code, message) for code, message in notes)
 
     yield events.PhaseChanged("calibrate", f"{plan.tokens.numel()} tokens")
-    if plan.recipe.hessian == "weighted" and space.values() is None:
+    weighted = plan.recipe.hessian == "weighted"
+    if (weighted or plan.target.measured) and space.values() is None:
         yield from measure(plan, space, stop)
-    bits = spread_bits(plan, space)
+    shared = allocation(plan, space)
+    if shared.bits:
+        yield events.BitsAllocated(shared.rule, shared.bits, shared.asked, shared.expected)
     walk = Walk(plan, space, len(done), BATCH_TOKENS[plan.device.type])
     yield events.PhaseChanged("quantize")
     for index in range(len(done), plan.facts.blocks):
         if stop():
             raise Stopped(len(done))
-        counts = Counts(space.sensitivities(index), bits)
+        counts = Counts(space.sensitivities(index) if weighted else {}, shared.recipes)
         for chance in range(CHANCES):
             if chance:
                 walk = Walk(plan, space, index, max(1, walk.at_once // 2))
@@ -99,7 +103,7 @@ def _quantize(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterato
     yield from tune(plan, space, stop)
     yield events.PhaseChanged("pack")
     done = space.finished_blocks()
-    publish(plan, walk.skeleton, space, done)
+    publish(plan, walk.skeleton, space, done, shared)
 
 
 def _fits(work: BlockWork, walk: Walk) -> Generator[events.Event, None, bool]:
@@ -120,15 +124,15 @@ def check_fallbacks(plan: Plan, done: list[FinishedBlock]) -> None:
         fail("QUANT_UNSTABLE", name=plan.facts.name, reason=reason)
 
 
-def spread_bits(plan: Plan, space: Workspace) -> dict[str, float]:
-    """The bits of each layer by module path; empty where all have those of the recipe."""
-    values = space.values()
-    if values is None or not plan.recipe.spread:
-        return {}
-    return layer_bits(plan.recipe, plan.job.recipe.bits, plan.facts.linear_layers, values)
+def allocation(plan: Plan, space: Workspace) -> Allocation:
+    """What each layer gets, from what was measured; the same at every resume."""
+    traces = space.kept(TRACES)
+    values = traces.record if plan.target.rule == "trace" and traces else space.values()
+    return plan.target.allocated(values or {})
 
 
-def _finished(plan: Plan, done: list[FinishedBlock], seconds: float) -> events.RunFinished:
+def _finished(plan: Plan, space: Workspace, seconds: float) -> events.RunFinished:
+    done, shared = space.finished_blocks(), allocation(plan, space)
     losses = [layer["rel_proxy"] for block in done for layer in block.layers]
     out = Path(plan.job.out).absolute()
     return events.RunFinished(
@@ -141,4 +145,8 @@ def _finished(plan: Plan, done: list[FinishedBlock], seconds: float) -> events.R
         peak_rss_mb=peak_rss_mb(),
         mean_rel_proxy=sum(losses) / max(1, len(losses)),
         skipped=[name for block in done for name in block.skipped],
+        weight_bytes=sum(path.stat().st_size for path in weight_files(out)),
+        asked_bytes=shared.asked,
+        rule=shared.rule,
+        allocation=shared.bits,
     )

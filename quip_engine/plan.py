@@ -17,7 +17,7 @@ import quip_engine
 from quip_engine import events
 from quip_engine.calibration import Windows, calibration_windows
 from quip_engine.checkpoint import COMPANIONS
-from quip_engine.config import JobConfig
+from quip_engine.config import JobConfig, TuningConfig
 from quip_engine.devices import resolve_device
 from quip_engine.encoders import framed
 from quip_engine.errors import fail
@@ -25,11 +25,13 @@ from quip_engine.estimate import output_bytes
 from quip_engine.files import check_output
 from quip_engine.identity import Sources, code_digest
 from quip_engine.loading import load_tokenizer
-from quip_engine.methods.registry import Recipe, resolve
+from quip_engine.methods.mixing import resolve_mixed
+from quip_engine.methods.registry import Recipe
 from quip_engine.native import library
 from quip_engine.probe import ModelFacts, probe
 from quip_engine.probe.folder import weight_files
 from quip_engine.probe.settings import ENCODERS
+from quip_engine.targets import Target, settle
 
 LEAST_TO_TUNE = 8  # windows; four of them judge
 
@@ -43,6 +45,7 @@ class Plan:
     recipe: Recipe
     tokens: Tensor  # (samples, length)
     device: torch.device
+    target: Target
     warnings: list[tuple[str, str]]
     tuning_tokens: Tensor  # (samples, length), that predictions are tuned on; none where they are not
 
@@ -68,6 +71,7 @@ class Plan:
             "recipe": self.recipe.to_json(),
             "method": self.job.recipe.method,
             "bits": self.job.recipe.bits,
+            "budget": asdict(self.job.budget),
             "seed": self.job.seed,
             "device": _device_name(self.device),
             "threads": torch.get_num_threads(),
@@ -85,7 +89,7 @@ class Plan:
             calibration={**asdict(self.job.calibration), "windows": list(self.tokens.shape)},
             blocks=self.facts.blocks,
             layers=layers,
-            output_bytes=output_bytes(self.facts, self.recipe),
+            output_bytes=output_bytes(self.facts, self.recipe, self.target.weight_bytes),
             seed=self.job.seed,
             device=str(self.device),
             resumed_at=resumed_at,
@@ -116,21 +120,35 @@ def make_plan(job: JobConfig, *, resumed: bool = False) -> Plan:
 
     ``resumed``: the output is not looked at, it may be this run's own.
     """
-    recipe = resolve(job.recipe)
+    resolve_mixed(job.recipe)  # what is wrong with a recipe is told before a model is read
     facts = probe(job.model)
+    predicts = facts.model_type not in ENCODERS
+    target = settle(job.recipe, job.budget, facts, predicts=predicts)
+    job = replace(job, recipe=replace(job.recipe, bits=target.bits), tuning=_of_that_size(job))
+    recipe = target.recipe
     if not resumed:
         check_output(Path(job.out), Path(facts.path))
     device = resolve_device(job.device)
     tokenizer = load_tokenizer(Path(facts.path))
     windows = calibration_windows(tokenizer, job.calibration, job.seed, facts.context)
-    tokens = framed(windows.tokens, tokenizer) if facts.model_type in ENCODERS else windows.tokens
+    tokens = windows.tokens if predicts else framed(windows.tokens, tokenizer)
     notes = [*facts.warnings, *windows.notes]
     tuning = _tuning_windows(job, facts)
     notes += [note for note in tuning.notes if note not in notes]
-    if recipe.hessian == "weighted" and facts.model_type in ENCODERS:
+    if recipe.hessian == "weighted" and not predicts:
         recipe = replace(recipe, hessian="plain", spread=0.0)
         notes.append(("NO_PREDICTIONS", "An encoder predicts nothing to weigh errors by: all tokens count alike."))
-    return Plan(job, facts, recipe, tokens, device, notes, tuning.tokens)
+    return Plan(job, facts, recipe, tokens, device, target, notes, tuning.tokens)
+
+
+def _of_that_size(job: JobConfig) -> TuningConfig:
+    """Tuning that leaves packed embeddings, and the bytes of what has to meet a size, as they are."""
+    tuning, sized = job.tuning, job.budget.size or job.budget.fits
+    return replace(
+        tuning,
+        head=tuning.head and not job.budget.embeddings,
+        relax_signs="never" if sized else tuning.relax_signs,
+    )
 
 
 def _tuning_windows(job: JobConfig, facts: ModelFacts) -> Windows:

@@ -5,15 +5,18 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from quip_engine.block_work import stored
 from quip_engine.checkpoint import assemble, quantization_config, read_manifest, shard_digests
+from quip_engine.embedding import embeddings_record, outer_modules, packed_outer
 from quip_engine.errors import QuipError
 from quip_engine.finite import check_stored
 from quip_engine.layer import LayerFormat
 from quip_engine.plan import Plan
 from quip_engine.skeleton import Skeleton
+from quip_engine.targets import Allocation
 from quip_engine.tuning.stages import results
 from quip_engine.tuning.student import OUTSIDE
 from quip_engine.workspace import FinishedBlock, Workspace
@@ -21,7 +24,7 @@ from quip_engine.workspace import FinishedBlock, Workspace
 OF_THE_RUN = ("seconds", "theory")  # of a layer's record: not kept with the model
 
 
-def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[FinishedBlock]) -> None:
+def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[FinishedBlock], shared: Allocation) -> None:
     """Write what lies outside the blocks and let the finished folder appear in one rename."""
     plan.sources.check()
     skeleton.load_outside()
@@ -34,8 +37,16 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
     recipe, job = plan.job.recipe, {"method": plan.job.recipe.method, "bits": plan.job.recipe.bits}
     skipped = {name: reason for block in done for name, reason in block.skipped.items()}
     formats = {name: LayerFormat.from_json(f) for block in done for name, f in block.formats.items()}
+    form = plan.target.embeddings
+    outer = outer_modules(skeleton.model) if form else {}
     quantization = quantization_config(
-        method=recipe.method, bits=recipe.bits, recipe=plan.recipe, seed=plan.job.seed, layers=formats, skipped=skipped
+        method=recipe.method,
+        bits=recipe.bits,
+        recipe=plan.recipe,
+        seed=plan.job.seed,
+        layers=formats,
+        skipped=skipped,
+        embeddings={path: form for path in outer if form},
     )
     calibration = {**asdict(plan.job.calibration), "windows": list(plan.tokens.shape)}
     tuned_by = results(plan, space)
@@ -50,6 +61,8 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
         "skipped": skipped,
         "fallbacks": [name for block in done for name in block.fallbacks],
         **({"tuning": {**asdict(plan.job.tuning), "results": tuned_by}} if tuned_by else {}),
+        **({"allocation": shared.to_json()} if shared.bits else {}),
+        **({"embeddings": embeddings_record(outer, form)} if form else {}),
     }
     assert outside.path is not None
     shards = [outside.path, *(block.path for block in done)]
@@ -68,12 +81,19 @@ def is_published(space: Workspace, out: Path) -> bool:
 
 
 def _outside_tensors(plan: Plan, skeleton: Skeleton) -> dict[str, Tensor]:
-    """Embeddings, final norm and head in the model's own dtype; a tied head is stored once."""
+    """Embeddings, final norm and head, packed or in the model's own dtype; a tied head is stored once."""
     found: dict[str, Tensor] = {}
     seen: set[int] = set()
+    form, dtype = plan.target.embeddings, getattr(torch, plan.facts.dtype)
+    packed = {f"{path}.weight": module for path, module in outer_modules(skeleton.model).items()} if form else {}
     for key, tensor in skeleton.model.state_dict(keep_vars=True).items():
-        if not key.startswith(f"{skeleton.prefix}.") and id(tensor) not in seen:
-            seen.add(id(tensor))
+        if key.startswith(f"{skeleton.prefix}.") or id(tensor) in seen:
+            continue
+        seen.add(id(tensor))
+        if form and key in packed:
+            parts = packed_outer(packed[key], form, dtype)
+            found |= {f"{key.removesuffix('weight')}{name}": part for name, part in parts.items()}
+        else:
             found[key] = stored(tensor.detach(), plan.facts)
     return found
 

@@ -1,7 +1,7 @@
 """A recipe as a file: what to do with any model, to keep, to load again and to give to others.
 
-JSON with the recipe, the calibration text, the tuning and the seed; neither a model nor a path of this computer, but
-for a calibration file of one's own.
+JSON with the recipe, the calibration text, the tuning, what the whole model may take and the seed; neither a model nor
+a path of this computer, but for a calibration file of one's own.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from quip_engine.errors import QuipError, fail
 
 MARK, VERSION = "quip_recipe", 1
 LARGEST = 100_000  # bytes
-KEPT = ("recipe", "calibration", "tuning", "seed")
+KEPT = ("recipe", "calibration", "tuning", "budget", "seed")
 
 
 def recipe_text(job: JobConfig) -> str:
@@ -25,7 +25,7 @@ def recipe_text(job: JobConfig) -> str:
 
 
 def read_recipe(path: Path, job: JobConfig) -> JobConfig:
-    """``job`` with recipe, calibration, tuning and seed of a file.
+    """``job`` with recipe, calibration, tuning, budget and seed of a file.
 
     Raises ``NOT_FOUND``, ``NOT_A_RECIPE``, and for values that are not possible ``BAD_SETTING`` and ``CALIB_EMPTY``.
     Names and options of parts are checked by ``resolve``.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
@@ -18,13 +19,16 @@ MARGIN = 1.1
 
 def check_room(plan: Plan, workspace: Path | None = None) -> None:
     """Raises ``DISK_FULL``, ``HOST_MEMORY`` or ``GPU_MEMORY``. What is in ``workspace`` already needs no more room."""
-    memory, disk = room(plan.facts, plan.recipe, plan.job.calibration, plan.device)
+    weighted = plan.recipe.hessian == "weighted" or plan.target.measured
+    recipe = replace(plan.recipe, hessian="weighted" if weighted else "plain")  # the same way back, for bits alone
+    weight_files = plan.target.weight_bytes
+    memory, disk = room(plan.facts, recipe, plan.job.calibration, plan.device, weight_files)
     out = Path(plan.job.out).absolute()
     held = _bytes_of(workspace) if workspace else 0
     work = workspace or out
     if free_bytes(work) < MARGIN * (disk - held):
         disk_full(work, disk - held)
-    size = output_bytes(plan.facts, plan.recipe)
+    size = output_bytes(plan.facts, recipe, weight_files)
     if not _same_disk(work, out) and free_bytes(out) < MARGIN * size:
         disk_full(out, size)
     free = free_memory(plan.device)

@@ -10,6 +10,8 @@ group) is a weight for every token, a weight for every output, and how much the 
     v   = log2 of the geometric mean of the LDL diagonal of mean_t |g_t|^2 x_t x_t^T
           + 2 log2 mean_i(h_i^(1/2) rms of row i) - log2 m
 
+What APTQ (arXiv 2402.14866) goes by, the mean trace of each layer's Hessian, is a by-product.
+
 4^-b 2^v is what the layer costs at b bits per weight, rounded with feedback (the product of the LDL diagonal is det H,
 whatever rotates H) and with rows scaled as ``transforms.hadamard`` does. Forward, the input of every block is kept on
 disk; then the gradient goes back through the blocks, each computed once more. A layer that sees some of the tokens
@@ -44,6 +46,7 @@ from quip_engine.workspace import Workspace
 
 DAMPING = 0.02  # of H in the value of a layer
 SMALLEST = 0.02  # share of all outputs' mean that every output counts in any case: gradients of a text are a sample
+TRACES = "traces"  # of layers, in a workspace
 OF_LABELS = 1 << 20  # apart from the seeds of windows
 
 
@@ -54,6 +57,7 @@ class Sensitivity:
     tokens: Tensor | None  # (samples, length), mean 1
     outputs: Tensor  # (m,), mean 1
     value: float  # -inf where no gradient came
+    trace: float  # log2 of the mean trace of E |g|^2 x x^T, over its weights; -inf likewise
 
 
 def measure(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterator[events.Event]:
@@ -78,6 +82,7 @@ def measure(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterator[
 
     skeleton = Skeleton(Path(plan.facts.path), plan.device)  # the blocks of the other one are gone
     values: dict[str, float] = {}
+    traces: dict[str, float] = {}
     for index, event in pass_through(range(blocks)[::-1], "backward"):
         yield event
         activations.hidden = space.take_states(index).to(plan.device)
@@ -86,9 +91,11 @@ def measure(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterator[
         return_small_memory()
         found = sensitivities(gathered, plan.tokens.numel())
         space.keep_sensitivities(index, _stored(found))
-        values |= {
-            f"{skeleton.prefix}.{index}.{name}": layer.value for name, layer in found.items() if layer.value > -math.inf
-        }
+        reached = {f"{skeleton.prefix}.{index}.{name}": layer for name, layer in found.items()}
+        reached = {name: layer for name, layer in reached.items() if layer.value > -math.inf}
+        values |= {name: layer.value for name, layer in reached.items()}
+        traces |= {name: layer.trace for name, layer in reached.items()}
+    space.keep(TRACES, record=traces)
     space.finish_sensitivities(values)
 
 
@@ -183,18 +190,21 @@ class Gathered:
     def result(self, tokens: int) -> Sensitivity:
         mean = self.outputs.mean()
         if mean == 0:  # nothing that this layer gives reaches the predictions
-            return Sensitivity(None, torch.ones(len(self.outputs)), -math.inf)
+            return Sensitivity(None, torch.ones(len(self.outputs)), -math.inf, -math.inf)
         outputs = (SMALLEST + (1 - SMALLEST) * self.outputs / mean).float()
         weights = (self.tokens / self.tokens.mean()).cpu() if self.sees_all else None
-        share = self.hessian.tokens / tokens
-        return Sensitivity(weights, outputs.cpu(), self._value(outputs) + math.log2(share))
+        share = math.log2(self.hessian.tokens / tokens)
+        value, trace = self._value_and_trace(outputs)
+        return Sensitivity(weights, outputs.cpu(), value + share, trace + share)
 
-    def _value(self, outputs: Tensor) -> float:
+    def _value_and_trace(self, outputs: Tensor) -> tuple[float, float]:
         H, spread = self.hessian.matrix(), float((outputs.sqrt() * self.rows).mean())
         if spread == 0 or not H.diagonal().any():
-            return -math.inf
+            return -math.inf, -math.inf
+        trace = math.log2(float(H.diagonal().double().mean()) / len(outputs))
         cholesky_(H, DAMPING, "the layer")
-        return 2 * float(H.diagonal().double().log2().mean()) + 2 * math.log2(spread) - math.log2(len(outputs))
+        value = 2 * float(H.diagonal().double().log2().mean()) + 2 * math.log2(spread) - math.log2(len(outputs))
+        return value, trace
 
 
 def _stored(found: dict[str, Sensitivity]) -> dict[str, Tensor]:

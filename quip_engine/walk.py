@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from quip_engine.activations import Activations
+from quip_engine.embedding import round_outer_
 from quip_engine.finite import check_states
 from quip_engine.plan import Plan
 from quip_engine.skeleton import Skeleton
@@ -25,8 +26,11 @@ class Walk:
         states = space.activations(index) if index else {}
         self.activations = Activations(self.skeleton, plan.tokens, states.get("hidden"), at_once=at_once)
         check_states(self.activations.hidden, "the embeddings")
-        corrected = plan.recipe.targets == "corrected"
+        corrected, rounded = plan.recipe.targets == "corrected", plan.target.embeddings
         self.original = self.activations.twin(states.get("original")) if corrected else None
+        if rounded and not index:  # what blocks will read
+            round_outer_(self.skeleton.model, rounded)
+            self.activations = Activations(self.skeleton, plan.tokens, at_once=at_once)
         self.skeleton.release_outside()
 
     def states(self) -> dict[str, Tensor]:

@@ -56,6 +56,7 @@ class Codebook(Part, ABC):
     """A finite set of points, its nearest-point search and its bytes."""
 
     block: ClassVar[int] = 1  # columns rounded together
+    rates: ClassVar[tuple[float, ...]] = ()  # offered, where ``bits`` may be any number between, and counts all bytes
 
     @property
     @abstractmethod

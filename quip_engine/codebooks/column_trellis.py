@@ -32,6 +32,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -48,7 +49,8 @@ from quip_engine.errors import fail
 from quip_engine.parts import option
 from quip_engine.transforms.base import TensorSpec
 
-RATES = tuple(round(1 + step / 20, 2) for step in range(81))
+RATES = tuple(round(1 + step / 20, 2) for step in range(81))  # offered
+LOWEST = 0.5  # for a layer that pays from the lowest of these for more tensors than others
 SEQUENCE = 256  # rows, about
 DECODED = 1 << 20  # weights decoded together
 WRAP = 64  # steps on either side of the wrap that settle where a circular sequence begins
@@ -75,7 +77,9 @@ SINGLE = SideInformation(5, 1 / 4, 5, 1 / 4)
 class ColumnTrellis(Codebook):
     """Trellis sequences down the columns, each column at its own rate (water-filled)."""
 
-    bits: float = option(2.0, "bits per weight of the whole layer, all counted", choices=RATES)
+    rates: ClassVar[tuple[float, ...]] = RATES
+
+    bits: float = option(2.0, "bits per weight of the whole layer, all counted", low=LOWEST, high=RATES[-1])
     L: int = option(12, "bits of the trellis state: 16 is best, 12 is 15 times faster", choices=(8, 10, 12, 14, 16))
     group: int = option(16, "columns that share a rate and a scale", low=1, high=32)
     row_scales: bool = option(False, "give each row a scale, for an output side that is not rotated")

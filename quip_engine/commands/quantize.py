@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from quip_engine import events
+from quip_engine.commands.budget_args import add_budget_arguments, budget_config
 from quip_engine.commands.model_args import check_name
 from quip_engine.commands.recipe_args import RecipeFile, add_recipe_arguments, recipe_config
 from quip_engine.commands.tuning_args import add_tuning_arguments, tuning_config, tuning_words
@@ -33,6 +34,7 @@ def add_parser(subparsers: Any) -> None:
     text = "a saved recipe: method, parts, calibration and seed; flags behind it win"
     parser.add_argument("--recipe", action=RecipeFile, metavar="FILE", help=text)
     add_recipe_arguments(parser)
+    add_budget_arguments(parser)
     parser.add_argument("--calibration", default=calibration.source, metavar="NAME|FILE", help="calibration text")
     parser.add_argument("--samples", type=int, default=calibration.samples, help="calibration windows")
     parser.add_argument("--seqlen", type=int, default=calibration.seqlen, help="tokens of each window")
@@ -59,6 +61,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         fallbacks=options.fallbacks,
         force=options.force,
         tuning=tuning_config(options),
+        budget=budget_config(options),
     )
     if not options.resume:
         _check(job)
@@ -73,9 +76,9 @@ def _check(job: JobConfig) -> None:
     """Tell what is wrong before a worker is started; what can be told without heavy imports comes first."""
     check_name(job.model)
     check_output(Path(job.out), Path(job.model))
-    from quip_engine.methods.registry import resolve  # noqa: PLC0415 - torch
+    from quip_engine.methods.mixing import resolve_mixed  # noqa: PLC0415 - torch
 
-    resolve(job.recipe)
+    resolve_mixed(job.recipe)
     from quip_engine.probe import probe  # noqa: PLC0415
 
     probe(job.model)
@@ -126,30 +129,37 @@ def _follow(current: Run, tail: Tail) -> dict[str, Any]:
 
 def _words(event: events.Event) -> str:
     """One event as a line; empty for those that say nothing new here."""
+    text = ""
     match event:
         case events.RunStarted():
             parts = " × ".join(event.recipe[part]["name"] for part in ("transform", "codebook", "rounding"))
             text = f"{event.architecture}, {event.blocks} blocks, {len(event.layers)} layers; {parts}"
             text += f" or {rivals - 1} others, by trial" if (rivals := len(event.recipe.get("rivals", ()))) else ""
-            return text + (f"; resumed at block {event.resumed_at}" if event.resumed_at else "")
+            text += f"; resumed at block {event.resumed_at}" if event.resumed_at else ""
         case events.PhaseChanged():
-            return f"{event.phase} {event.note}".rstrip()
+            text = f"{event.phase} {event.note}".rstrip()
         case events.Warned():
-            return f"warning {event.code}: {event.message}"
+            text = f"warning {event.code}: {event.message}"
+        case events.BitsAllocated():
+            low, high = min(event.bits.values()), max(event.bits.values())
+            size = f", for {event.expected_bytes} bytes of weights" if event.asked_bytes else ""
+            text = f"bits by {event.rule}: {low:.2f} to {high:.2f}{size}"
         case events.LayerQuantized():
             mu = f"mu(W) {event.mu_w_before:5.1f} -> {event.mu_w_after:.1f}"
             notes = f"  {event.transform}" if event.transform else ""
             notes += f"  ({'; '.join(event.notes)})" if event.notes else ""
-            return f"  {event.name:<42} proxy {event.rel_proxy:.2e}  {mu}  {event.seconds:.1f} s{notes}"
+            text = f"  {event.name:<42} proxy {event.rel_proxy:.2e}  {mu}  {event.seconds:.1f} s{notes}"
         case events.LayerSkipped():
-            return f"  {event.name:<42} skipped: {event.reason}"
-    return tuning_words(event)
+            text = f"  {event.name:<42} skipped: {event.reason}"
+    return text or tuning_words(event)
 
 
 def _outcome(run: Run) -> dict[str, Any]:
     if run.status == "done" and run.result:
         result = {k: v for k, v in run.result.items() if k != "type"}
         summary = f"{result['bits_per_weight']:.3f} bits per weight, {result['bytes'] / 1e6:.1f} MB"
+        if asked := result["asked_bytes"]:
+            summary += f" ({result['weight_bytes']} bytes of weights, {asked} asked)"
         print(f"{result['out']}: {summary}, {result['seconds']:.1f} s", file=sys.stderr)
         return {**result, "run": run.id, "layers": _layers(run), "tuning": _tuning(run)}
     if run.status in ("paused", "stopped"):

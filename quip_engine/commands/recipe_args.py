@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from quip_engine.commands.budget_args import budget_values
 from quip_engine.commands.tuning_args import tuning_values
 from quip_engine.config import JobConfig, Option, RecipeConfig
 from quip_engine.errors import fail
@@ -40,7 +41,7 @@ class RecipeFile(argparse.Action):
         namespace.option = [f"{key}={value}" for key, value in recipe.options.items()]
         namespace.calibration, namespace.samples, namespace.seqlen = text.source, text.samples, text.seqlen
         namespace.seed = job.seed
-        vars(namespace).update(tuning_values(job.tuning))
+        vars(namespace).update(tuning_values(job.tuning) | budget_values(job.budget))
 
 
 def recipe_config(options: argparse.Namespace) -> RecipeConfig:

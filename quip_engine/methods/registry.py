@@ -184,7 +184,7 @@ def offered_bits(kind: type[Codebook]) -> tuple[float, ...]:
     info = _options(kind).get("bits")
     if info is None:
         return (kind().code_bits,)
-    return info.choices or tuple(range(int(info.low or 1), int(info.high or 1) + 1))  # type: ignore[return-value]
+    return kind.rates or info.choices or tuple(range(int(info.low or 1), int(info.high or 1) + 1))  # type: ignore[return-value]
 
 
 def listed_bits(bits: Sequence[float]) -> str:

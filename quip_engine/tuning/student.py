@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import Tensor
 
+from quip_engine.embedding import round_outer_
 from quip_engine.layer import LayerFormat
 from quip_engine.linear import QuantizedLinear
 from quip_engine.plan import Plan
@@ -22,6 +23,8 @@ def load_student(plan: Plan, space: Workspace) -> Skeleton:
     skeleton.load_outside()
     outside = space.kept(OUTSIDE)
     replace_tensors(skeleton, outside.tensors() if outside else {})
+    if plan.target.embeddings:
+        round_outer_(skeleton.model, plan.target.embeddings)
     for index, block in enumerate(space.finished_blocks()):
         _fill(skeleton, index, block)
     return skeleton
