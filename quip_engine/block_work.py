@@ -35,6 +35,7 @@ from quip_engine.plan import Plan
 from quip_engine.probe import ModelFacts
 from quip_engine.process import return_small_memory
 from quip_engine.skeleton import Skeleton
+from quip_engine.tuning.block import BlockObjective, outputs_of, tune_block
 
 UNSTABLE = "QUANT_UNSTABLE"
 OF_ONE_LAYER = ("WIDTH_UNSUPPORTED", UNSTABLE)  # errors that leave one layer out
@@ -82,6 +83,7 @@ class BlockWork:
         self.formats: dict[str, Any] = {}
         self.fallbacks: list[str] = []
         self.notes: dict[str, str] = {}  # path in the block -> what calibration did not reach
+        self.trained: BlockObjective | None = None  # the block, where it is tuned
         self.started = time.perf_counter()
 
     def run(self, activations: Activations, original: Activations | None) -> Iterator[events.Event]:
@@ -92,7 +94,9 @@ class BlockWork:
         self.plan.sources.check()
         block = self.skeleton.load_block(self.index)
         self.plan.sources.check()
-        held = getattr(torch, self.plan.facts.dtype)
+        # Weights that wait take the room of their file, unless the block is trained meanwhile.
+        tuning = "block" in self.plan.job.tuning.stages
+        held = self.skeleton.dtype if tuning else getattr(torch, self.plan.facts.dtype)
         twin = Twin(block, self.index, activations, original, held) if original else None
         clock = time.perf_counter()
         later = twin.groups() if twin else []
@@ -107,6 +111,7 @@ class BlockWork:
         yield events.BlockCalibrated(self.index, tokens, time.perf_counter() - clock, shared)
         linears = linear_modules(block)
         yield from self._skip_unused(linears, {name for names in inputs for name in names})
+        self.trained = self._trainable(block, activations, twin)
         for names in later:
             assert twin is not None
             weights, last = self.counts.of(names), names is later[-1]
@@ -129,9 +134,37 @@ class BlockWork:
         found = {"layers": self.layers, "skipped": self.skipped, "formats": self.formats, "fallbacks": self.fallbacks}
         return {"seconds": seconds, **found}
 
+    def _trainable(self, block: nn.Module, activations: Activations, twin: Twin | None) -> BlockObjective | None:
+        """The block as something to train, where the job asks for it."""
+        if "block" not in self.plan.job.tuning.stages:
+            return None
+        given = (twin.original, self.index, twin.before) if twin else (block, self.index, activations)
+        return BlockObjective(block, self.index, activations, outputs_of(*given))
+
+    def _train(self, objective: BlockObjective, names: list[str], given: Corrected) -> Iterator[events.Event]:
+        """Train the block before layers are rounded; their targets are where they begin, and then what they became."""
+        if objective.windows < 1:
+            yield events.Warned("TUNING_SMALL", f"Block {self.index} is not tuned: there are too few windows.")
+            return
+        objective.aim(given.targets)
+        given.targets.clear()
+        seed = derived_seed(self.plan.job.seed, self.prefix + names[0], "tune")
+        dtype, rate = getattr(torch, self.plan.facts.dtype), self.plan.job.tuning.rate
+        try:
+            found = tune_block(objective, dtype, rate, seed, self.stop)
+        except Stopped:
+            raise Stopped(self.finished) from None
+        if found.note:
+            yield events.Warned("TUNING_DIVERGED", f"Block {self.index}: {found.note}")
+        projections = [self.plan.projections[self.prefix + name] for name in names]
+        losses = found.before, found.after
+        yield events.BlockTuned(self.index, projections, found.steps, *losses, found.seconds)
+
     def _quantize_group(
         self, block: nn.Module, linears: dict[str, nn.Module], names: list[str], given: Corrected
     ) -> Iterator[events.Event]:
+        if self.trained and self.formats:  # after the first group
+            yield from self._train(self.trained, names, given)
         H = given.H
         Q = eigenvectors(H)
         input_seed = derived_seed(self.plan.job.seed, self.prefix + names[0], "input")

@@ -7,6 +7,7 @@ The layer computes the same before and after; it stores numbers in the place of 
 
 from __future__ import annotations
 
+from quip_engine.errors import QuipError
 from quip_engine.layer import LayerFormat
 from quip_engine.linear import QuantizedLinear
 from quip_engine.transforms.hadamard import RandomizedHadamard, unpack_signs
@@ -24,7 +25,11 @@ def relaxed(layer: QuantizedLinear, relax: str) -> QuantizedLinear | None:
     if relax == "never" or not isinstance(transform, RandomizedHadamard) or transform.sides != "both":
         return None
     form = LayerFormat(ScaledHadamard(), layer.format.codebook)
-    before, after = layer.format.layout(m, n), form.layout(m, n)
+    before = layer.format.layout(m, n)
+    try:
+        after = form.layout(m, n)
+    except QuipError:  # not even for the vectors
+        return None
     coded = [name for name in before if name not in transform.layout(m, n)]
     if any(after[name] != before[name] for name in coded):
         return None
