@@ -155,7 +155,7 @@ def _peak_memory(facts: ModelFacts, recipe: Recipe, states: int, seqlen: int, de
     """The largest of: embedding the calibration text, reading a block, a forward pass of it, its layers at work.
 
     With weights also: the block on its way back, with two times the states and half a Hessian for every layer; then
-    one of these as a whole, without the block.
+    one of these as a whole, without the block. With corrected targets: the states behind the original blocks, too.
     """
     first = [layer for layer in facts.linear_layers if layer.block == 0]
     stored = getattr(torch, facts.dtype).itemsize
@@ -164,11 +164,12 @@ def _peak_memory(facts: ModelFacts, recipe: Recipe, states: int, seqlen: int, de
     batch = min(states // (facts.hidden * FLOAT), max(1, BATCH_TOKENS[device] // seqlen) * seqlen)
     forward = batch * sum(sum(layer.shape) * _share(facts, layer) for layer in first) * FLOAT
     halves = [layers[0].shape[1] ** 2 / 2 * FLOAT for layers in _inputs(facts)]
+    original = states if recipe.targets == "corrected" else 0
     peaks = [
         states + outside,  # beside the states that grow
-        weights * (FLOAT + stored),  # its file is mapped
-        weights * FLOAT + sum(halves) + forward,
-        max(_at_work(facts, recipe, stored)),
+        original + weights * (FLOAT + stored),  # its file is mapped
+        original + weights * FLOAT + sum(halves) + forward,
+        original + max(_at_work(facts, recipe, stored)),
     ]
     if recipe.hessian == "weighted":
         own = [layer.shape[1] ** 2 / 2 * FLOAT for layer in first]
@@ -177,11 +178,17 @@ def _peak_memory(facts: ModelFacts, recipe: Recipe, states: int, seqlen: int, de
 
 
 def _at_work(facts: ModelFacts, recipe: Recipe, stored: int) -> Iterator[float]:
-    """For each shared input of the first block: layers that wait in their own type, halves of Hessians, one at work."""
-    groups = _inputs(facts)
+    """For each shared input of the first block: layers that wait in their own type, halves of Hessians, one at work.
+
+    With corrected targets no Hessian waits, but all layers do until the last group, and its targets with a group.
+    """
+    groups, corrected = _inputs(facts), recipe.targets == "corrected"
     for done, layers in enumerate(groups):
-        waiting = stored * sum(math.prod(layer.shape) for rest in groups[done:] for layer in rest)
+        first = 0 if corrected and done < len(groups) - 1 else done
+        waiting = stored * sum(math.prod(layer.shape) for rest in groups[first:] for layer in rest)
         later = sum(rest[0].shape[1] ** 2 / 2 for rest in groups[done + 1 :])
+        if corrected:
+            later = sum(math.prod(layer.shape) for layer in layers)
         n = layers[0].shape[1]
         own = 2.0 if len(layers) > 1 else 1.5 if recipe.rivals else 1.0  # H and H~; half of H beside H~; H~ alone
         yield waiting + (later + own * n * n + AT_WORK * max(math.prod(layer.shape) for layer in layers)) * FLOAT

@@ -10,8 +10,9 @@ import torch
 from helpers import FAMILIES, made_up_text, tiny_model
 
 from quip_engine import events
+from quip_engine.commands.bench.synthetic import Shape, write_dense
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
-from quip_engine.estimate import Estimate, _peak_memory, _rates, estimate, measured, output_bytes
+from quip_engine.estimate import Estimate, _peak_memory, _rates, estimate, measured, output_bytes, room
 from quip_engine.methods import resolve
 from quip_engine.pipeline import quantize_model
 from quip_engine.probe import probe
@@ -73,6 +74,21 @@ def test_memory_does_not_grow_with_depth(tmp_path: Path) -> None:
         for n in (2, 12)
     )
     assert deep == pytest.approx(shallow, rel=0.05)
+
+
+@pytest.mark.parametrize(
+    ("recipe", "width", "inner", "mb"),
+    [
+        (RecipeConfig("quip#"), 1280, 3520, 559),
+        (RecipeConfig("waterfill", options={"targets": "original"}), 2048, 5632, 795),
+    ],
+    ids=["quip#", "waterfill"],
+)
+def test_memory_is_what_was_measured(tmp_path: Path, recipe: RecipeConfig, width: int, inner: int, mb: int) -> None:
+    """Against what ``bench memory`` said of the same model: 5 and 7 % more."""
+    facts = probe(str(write_dense(tmp_path / "dense", Shape(width, inner, blocks=1, vocabulary=1024))))
+    memory, _ = room(facts, resolve(recipe), CalibrationConfig(samples=16, seqlen=128), torch.device("cpu"))
+    assert memory / 1e6 == pytest.approx(mb, rel=0.15)
 
 
 def test_measuring_takes_a_moment_and_only_once(assets: Path) -> None:
