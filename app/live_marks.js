@@ -39,12 +39,12 @@ window.quipMarks = (() => {
     const of = k => series.has(k) ? series.get(k) : series.set(k, unpack(figure.data[k].y ?? figure.data[k].z)).get(k);
     const shown = [];
     const path = (d, style) => shown.push(`<path d="${d}" style="${style}"/>`);
-    const mark = (symbol, size, px, py, style) =>
-      shown.push(`<path class="point" d="${SHAPES[symbol](size / 2)}" transform="translate(${px} ${py})" style="${style}"/>`);
-    const tile = (column, row, style) => {
+    const mark = (symbol, size, px, py, style, css = 'point') =>
+      shown.push(`<path class="${css}" d="${SHAPES[symbol](size / 2)}" transform="translate(${px} ${py})" style="${style}"/>`);
+    const tile = (column, row, style, css = 'point') => {
       const [px, py] = [Math.abs(x.l2p(1) - x.l2p(0)), Math.abs(y.l2p(1) - y.l2p(0))];
       const [w, h] = [Math.max(px - 3, 1), Math.max(py - (py > 12 ? 3 : 1), 1)];
-      shown.push(`<rect class="point" x="${(X(column) - w / 2).toFixed(1)}" y="${(Y(row) - h / 2).toFixed(1)}" ` +
+      shown.push(`<rect class="${css}" x="${(X(column) - w / 2).toFixed(1)}" y="${(Y(row) - h / 2).toFixed(1)}" ` +
         `width="${w.toFixed(1)}" height="${h.toFixed(1)}" style="${style}"/>`);
     };
     for (const {trace: k, at} of places) {
@@ -66,8 +66,8 @@ window.quipMarks = (() => {
         mark(trace.marker.symbol || 'circle', trace.marker.size, X(at), Y(value), `fill:${paint(trace.marker.color)}`);
     }
     const now = figure.now;
-    if (now?.ring) mark('circle', 13, X(now.ring[0]), Y(now.ring[1]), 'fill:none;stroke:var(--accent);stroke-width:1.5');
-    if (now?.tile) tile(...now.tile, `fill:none;stroke:${paint(now.color)};stroke-width:2`);
+    if (now?.ring) mark('circle', 13, X(now.ring[0]), Y(now.ring[1]), 'fill:none;stroke:var(--accent);stroke-width:1.5', 'now');
+    if (now?.tile) tile(...now.tile, `fill:none;stroke:${paint(now.color)};stroke-width:2`, 'now');
     svg.innerHTML = shown.join('');
   }
   const stroke = ({color, width, dash}) =>

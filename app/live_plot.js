@@ -72,6 +72,14 @@ window.quipPlot = (() => {
   }
   const numbers = data => data.reduce((n, t) => n + [t.y || t.z || []].flat(2).filter(v => v !== null).length, 0);
 
+  const line = [];                                        // charts that are to be drawn: one a frame, the page lives on
+  function soon(draw) {
+    if (!line.includes(draw) && line.push(draw) === 1) requestAnimationFrame(next);
+  }
+  function next() {
+    setTimeout(() => { if (line.length > 1) requestAnimationFrame(next); line.shift()(); });
+  }
+
   return (element, props, watch, trigger) => {
     const box = element.querySelector('.plot'), reset = element.querySelector('[data-tool=reset]');
     const marks = element.querySelector('.marks'), foot = element.querySelector('.plot-foot');
@@ -92,7 +100,7 @@ window.quipPlot = (() => {
       if (figure.summary) box.setAttribute('aria-label', figure.summary);
       foot.textContent = figure.foot || '';
       const more = settled && !box.matches(':hover') && quipMarks.added(settled, figure, unpack);
-      if (!more || more.length > FEW + count / 10) return draw();
+      if (!more || more.length > FEW + count / 10) return soon(draw);
       fresh = more;
       lay();
       if (fresh.length) rest = setTimeout(draw, PAUSE);
@@ -100,12 +108,14 @@ window.quipPlot = (() => {
     function clear() {
       if (box.data) Plotly.purge(box);
       marks.replaceChildren();
-      settled = null;
+      [figure, settled] = [{}, null];
     }
     function lay() {
       if (settled) quipMarks.lay(marks, box, figure, fresh, unpack);
     }
     function draw() {
+      stale = !box.offsetWidth;
+      if (stale || !figure.data) return;
       const small = figure.narrow && box.offsetWidth < NARROW, {height: tall, ...narrow} = figure.narrow || {};
       box.style.height = small ? `${tall}px` : height;
       const {lanes, ...asked} = small ? merge(figure.layout, narrow) : figure.layout || {};
@@ -145,12 +155,14 @@ window.quipPlot = (() => {
       near = seen.at(-1).isIntersecting || !!window.quipDrawAll;
       if (near && stale) update();
     }, {rootMargin: '300px'}).observe(box);
-    let shown = 0;                                        // width when last seen; 0 while the tab is hidden
+    let width = 0, away = true;                           // when last seen; in a hidden tab
     new ResizeObserver(() => {
-      const crossed = (shown < NARROW) !== (box.offsetWidth < NARROW);
-      if (box.offsetWidth && (!shown || crossed)) afresh();  // data and theme may have changed meanwhile
-      if (box.offsetWidth && box.data) Plotly.Plots.resize(box);
-      shown = box.offsetWidth;
+      const now = box.offsetWidth, crossed = width && (width < NARROW) !== (now < NARROW);
+      if (!now) return void (away = true);
+      if (crossed) settled = null;
+      if (crossed || away) update();                      // data may have changed meanwhile
+      if (box.data && box._fullLayout.width !== now) Plotly.Plots.resize(box);
+      [width, away] = [now, false];
     }).observe(box);
     new MutationObserver(afresh).observe(document.body, {attributes: true, attributeFilter: ['class']});
     watch('value', update);

@@ -178,8 +178,10 @@ Checkbox, Dropdown, Number, Radio, Slider = (
     partial(kind, interactive=True) for kind in (gr.Checkbox, gr.Dropdown, gr.Number, gr.Radio, gr.Slider)
 )
 Line = partial(gr.Textbox, value="", interactive=True, lines=1, max_lines=1)
-# How every event of ours is bound; LATEST: where a second click during the first must not be lost.
-PRIVATE: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+# How every event of ours is bound; LATEST: where a second click during the first must not be lost. Progress on nothing:
+# Gradio would mark every output as pending, at a cost for each, and one that is hidden meanwhile would count frames for
+# ever.
+PRIVATE: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
 LATEST: dict[str, Any] = {**PRIVATE, "trigger_mode": "always_last"}
 
 

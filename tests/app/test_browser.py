@@ -32,7 +32,8 @@ CHROMIUM = next((path for name in NAMES if name and (path := shutil.which(name))
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 QUIET += ["--disable-sync", "--no-first-run"]
 POINTS = """() => (document.querySelector('#plot-loss .plot')?.data || [])
-    .filter(t => t.name === 'this run').flatMap(t => t.y).filter(v => v !== null).length"""
+    .filter(t => t.name === 'this run').flatMap(t => t.y).filter(v => v !== null).length
+    + document.querySelectorAll('#plot-loss .marks .point').length"""
 RANGE = "() => document.querySelector('#plot-loss .plot').layout.xaxis.range.map(v => Math.round(100 * v) / 100)"
 
 

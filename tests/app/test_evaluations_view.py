@@ -76,7 +76,7 @@ def test_the_verdict_is_one_sentence(home, small):
     row = measured(home, small, figures_found=alone, original=None, layers=[], positions=[], blocks=[], worst=[])
     assert told.verdict(row) == "small has a perplexity of 13.02 ± 0.08 on bundled text."
     assert told.findings(row) == []
-    assert views.plots(row, told.results([row], []))["along"] == ""
+    assert views.plots(row, told.results([row], []))["along"] == {}
 
 
 def test_what_the_plots_show_is_also_said(home, small):
@@ -135,7 +135,7 @@ def test_a_working_evaluation_is_followed(home, small):
     row = store.create(EvaluationConfig(str(small), str(small)))
     view = EvaluationView(row)
     assert "Loading the models" in views.live(view, time.time())
-    assert views.convergence(view) == ""
+    assert views.convergence(view) == {}
     log, begun = EventLog(row.directory), time.time()
     log.append(events.EvaluationStarted(str(small), str(small), "t", 256, 10, 2, [{}] * 3, 2, [], "cpu"))
     for k in range(1, 6):
@@ -146,7 +146,7 @@ def test_a_working_evaluation_is_followed(home, small):
     assert view.remaining(view.begun + 10) == pytest.approx(16)
     shown = views.live(view, begun + 10)
     assert "13.02" in shown and "5<span" in shown
-    drawn = json.loads(views.convergence(view))
+    drawn = views.convergence(view)
     assert drawn["layout"]["xaxis"]["range"] == [1, 10]
     store.update(row.id, status="running")
     follower.refresh()

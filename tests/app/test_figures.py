@@ -51,10 +51,10 @@ def test_lanes_put_each_layer_in_its_place():
 def test_proxy_loss_shows_this_run_the_earlier_one_and_the_latest_layer():
     lanes, done = Lanes(NAMES, 4), points(4)[:10]
     figure = proxy_loss(done, lanes, "run-2", points(4))
-    earlier, now, ring = figure["data"]
+    earlier, now = figure["data"]
     assert earlier["line"]["color"] == "--prev"
     assert sum(v is not None for v in unpack(now["y"])) == 10
-    assert ring["x"] == [lanes.start(NAMES.index(done[-1].lane)) + done[-1].block]
+    assert figure["now"]["ring"] == [lanes.start(NAMES.index(done[-1].lane)) + done[-1].block, done[-1].loss]
     assert figure["run"] == "run-2"
     low, high = figure["layout"]["yaxis"]["range"]
     assert all(low < np.log10(p.loss) < high for p in done)
@@ -93,8 +93,7 @@ def test_block_map_marks_the_current_layer_and_failures():
     cells = unpack(figure["data"][1]["z"])
     assert cells[3:] == [None] * 11
     assert 10 ** cells[0] == pytest.approx(points(2)[0].loss, rel=1e-3)
-    (outline,) = figure["layout"]["shapes"]
-    assert (outline["x0"], outline["y0"], outline["line"]["color"]) == (2.54, -0.46, "--error")
+    assert figure["now"] == {"tile": [3, 0], "color": "--error"}
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 80])

@@ -1,5 +1,3 @@
-import json
-
 from story import layer, layer_names, started
 
 from app import guarantee
@@ -28,7 +26,7 @@ def test_the_lines_of_a_layer_are_those_of_the_papers(tmp_path):
 
 def test_the_figure_has_every_line_and_the_table_every_layer(tmp_path):
     run = view(tmp_path, THEORY)
-    figure = json.loads(guarantee.plot(run))
+    figure = guarantee.plot(run)
     assert [trace["name"] for trace in figure["data"]] == ["incoherence", "average", "limit", "measured"]
     table = guarantee.table(run)
     assert table.count("<tr>") == 1 + len(run.layers)
@@ -39,14 +37,14 @@ def test_the_figure_has_every_line_and_the_table_every_layer(tmp_path):
 
 def test_logs_without_theory_show_none(tmp_path):
     run = view(tmp_path, {})
-    assert guarantee.plot(run) == ""
+    assert guarantee.plot(run) == {}
     assert "as soon as" in guarantee.verdict(run)  # it has just been started
     assert "–" in guarantee.table(run)
 
 
 def test_wide_layers_show_what_is_known(tmp_path):
     run = view(tmp_path, {**THEORY, "flatness": None, "limit": None, "distance": None})
-    assert [trace["name"] for trace in json.loads(guarantee.plot(run))["data"]] == ["average", "measured"]
+    assert [trace["name"] for trace in guarantee.plot(run)["data"]] == ["average", "measured"]
     assert "times the least" not in guarantee.verdict(run)
 
 

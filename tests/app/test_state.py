@@ -6,7 +6,7 @@ import pytest
 from story import layer, layer_names, started, tell
 
 from app import journal, views
-from app.state import Delivery, Follower, RunView, explain, read_view, short_names
+from app.state import Follower, RunView, explain, read_view, short_names
 from quip_engine import events
 from quip_engine.errors import QuipError
 from quip_engine.runs import Store, Tail
@@ -105,32 +105,6 @@ def test_short_names_tell_layers_apart():
     assert list(short_names(gpt2).values()) == ["attn", "attn proj", "fc", "mlp proj"]
     opt = layer_names(1, ("self_attn.q_proj", "self_attn.out_proj", "fc1", "fc2"))
     assert list(short_names(opt).values()) == ["q", "out", "fc1", "fc2"]
-
-
-def test_only_what_changed_is_sent():
-    delivery = Delivery()
-    assert delivery.select({"a": "1", "b": "2"}, 0.0) == {"a": "1", "b": "2"}
-    assert delivery.select({"a": "1", "b": "3"}, 1.0) == {"b": "3"}
-    assert delivery.select({"a": "1", "b": "3"}, 2.0) == {}
-
-
-def test_a_page_gets_no_more_than_its_budget():
-    delivery, sent = Delivery(), 0
-    for second in range(60):
-        screen = dict.fromkeys("abcdef", f"{second}" + "x" * 6000) | {"table": f"{second}" + "y" * 80_000}
-        chosen = delivery.select(screen, float(second))
-        sent += sum(map(len, chosen.values())) if second else 0
-        assert second == 0 or chosen  # somebody is always served
-    assert sent / 59 < 20_000  # measured 16.4 kB a second
-    assert min(when for _, when in delivery.sent.values()) > 30  # nobody is forgotten, not even the table
-
-
-def test_who_asked_is_served_at_once():
-    delivery = Delivery()
-    delivery.select({"table": "a" * 90_000}, 0.0)
-    assert delivery.select({"table": "b" * 90_000}, 1.0) == {}
-    delivery.hurry("table")
-    assert delivery.select({"table": "b" * 90_000, "x": ""}, 2.0).keys() == {"table", "x"}
 
 
 def test_markup_of_a_model_is_text(home):
