@@ -53,7 +53,10 @@ def quantize_model(job: JobConfig, workspace: Path, stop: Callable[[], bool]) ->
             remove_leftovers(out)
             if not job.force:
                 check_room(plan, workspace)
-            yield from _quantize(plan, space, stop)
+            try:
+                yield from _quantize(plan, space, stop)
+            except torch.OutOfMemoryError:
+                refuse_gpu(plan)
         yield events.PhaseChanged("done")
         yield _finished(plan, space, time.perf_counter() - started)
         space.clear()
