@@ -18,7 +18,8 @@ from typing import Any
 from app.figures import Lanes, Point
 from quip_engine import events
 from quip_engine.errors import QuipError
-from quip_engine.runs import Run, Store, Tail
+from quip_engine.runs import Run, Store, Tail, settle
+from quip_engine.runs.last_words import unsettled
 
 
 @dataclass
@@ -168,8 +169,10 @@ class Follower:
 
     def _watch(self, interval: float) -> None:
         while True:
-            with contextlib.suppress(OSError, sqlite3.Error):  # a busy or full disk; the next look comes soon
+            with contextlib.suppress(OSError, sqlite3.Error, QuipError):  # busy or full disk; the next look comes soon
                 self.refresh()
+                if unsettled(self.runs):
+                    settle(self.store.home)
             time.sleep(interval)
 
     def refresh(self) -> None:

@@ -44,6 +44,12 @@ def lost(run: Run) -> bool:
     return run.status == "interrupted" and run.finished is None
 
 
+def unsettled(runs: list[Run]) -> bool:
+    """Whether there is anything for ``settle`` to do: a worker that is lost, or a queue that nobody works on."""
+    waiting = any(run.status == "queued" for run in runs) and not any(run.alive or run.holds for run in runs)
+    return waiting or any(map(lost, runs))
+
+
 def finished(run: Run) -> events.RunFinished | None:
     """What the log ends with, where that is a result: the work is done, whatever the history says."""
     record = _last_record(run)

@@ -79,3 +79,14 @@ def test_the_living_are_left_alone(dead):
     with FileLock(dead.directory / "worker.lock"):
         assert settle() == []
     assert Store().get(dead.id).finished is None
+
+
+def test_there_is_something_to_do_only_for_the_lost_and_for_an_idle_queue(dead):
+    store = Store()
+    assert last_words.unsettled(store.list())
+    settle()
+    assert not last_words.unsettled(store.list())
+    store.create(dead.job, queued=True)
+    assert last_words.unsettled(store.list())
+    store.update(dead.id, status="paused", holds=1)
+    assert not last_words.unsettled(store.list())
