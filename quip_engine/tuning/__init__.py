@@ -3,4 +3,5 @@
 | stage          | trains                                                      | module           |
 |----------------|-------------------------------------------------------------|------------------|
 | ``end-to-end`` | floats of packed layers, norms, biases, embeddings and head | ``end_to_end``   |
+| ``pv``         | these, and the codes                                        | ``pv``           |
 """

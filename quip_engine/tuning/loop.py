@@ -138,6 +138,9 @@ class Training:
         self.step += 1
         return loss
 
+    def rehearse(self) -> None:
+        """What takes time in a step beside gradients, without effect: to be timed."""
+
     def judge(self) -> float:
         """Judge the masters as they are now; they are remembered where they are the best so far."""
         judged = self._judged()

@@ -20,6 +20,7 @@ from quip_engine.devices import peak_rss_mb
 from quip_engine.errors import QuipError, Stopped
 from quip_engine.layer import LayerFormat
 from quip_engine.plan import Plan
+from quip_engine.tuning.cost import check_memory
 from quip_engine.tuning.loop import Objective, Schedule, State, Training
 from quip_engine.tuning.student import store_student
 from quip_engine.tuning.teacher import Teacher
@@ -62,7 +63,8 @@ class Stage:
         return Schedule(steps, batch, self.pass_windows, every, self.settings.patience, self.plan.job.seed)
 
     def teacher(self) -> Generator[events.Event, None, Teacher]:
-        """The original's answers to the windows of this stage."""
+        """The original's answers to the windows of this stage. Raises ``TUNING_MEMORY`` and ``Stopped``."""
+        check_memory(self.plan, self.pass_windows)
         yield events.PhaseChanged("tune", f"{self.name}: what the original says to {self.tokens.numel()} tokens")
         teacher = Teacher(Path(self.plan.facts.path), self.tokens, self.plan.device)
         for _ in teacher.read():
@@ -71,10 +73,12 @@ class Stage:
         self.prefix = teacher.skeleton.prefix
         return teacher
 
-    def train(self, objective: Objective) -> Generator[events.Event, None, Training]:
+    def train(
+        self, objective: Objective, kind: Callable[[Any, Schedule, State | None], Training] = Training
+    ) -> Generator[events.Event, None, Training]:
         """Train from where the workspace says it is to the best state; raises ``Stopped``."""
         schedule, kept = self.schedule(objective.windows), self.space.kept(self.name)
-        training = Training(objective, schedule, (kept.tensors(), kept.record) if kept else None)
+        training = kind(objective, schedule, (kept.tensors(), kept.record) if kept else None)
         yield self._expected(training)
         self.started = time.perf_counter()
         try:
@@ -133,6 +137,9 @@ class Stage:
         clock = time.perf_counter()
         objective.validate()
         judgement = time.perf_counter() - clock
+        clock = time.perf_counter()
+        training.rehearse()
+        besides = time.perf_counter() - clock
         numbers, left = sum(p.numel() for p in objective.masters.values()), schedule.steps - training.step
         return events.TuningStarted(
             stage=self.name,
@@ -141,6 +148,6 @@ class Stage:
             held_out=len(self.tokens) - objective.windows,
             numbers=numbers,
             kl=training.before,
-            seconds=left * (schedule.batch * a_pass + judgement / schedule.every),
+            seconds=left * (schedule.batch * a_pass + besides + judgement / schedule.every),
             peak_rss_mb=peak_rss_mb() + COPIES * numbers / 1e6,
         )

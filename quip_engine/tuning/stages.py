@@ -8,10 +8,11 @@ from typing import Any
 from quip_engine import events
 from quip_engine.plan import Plan
 from quip_engine.tuning.end_to_end import tune_end_to_end
+from quip_engine.tuning.pv import tune_codes
 from quip_engine.tuning.stage import Stage
 from quip_engine.workspace import Workspace
 
-STAGES: dict[str, Callable[[Stage], Iterator[events.Event]]] = {"end-to-end": tune_end_to_end}
+STAGES: dict[str, Callable[[Stage], Iterator[events.Event]]] = {"end-to-end": tune_end_to_end, "pv": tune_codes}
 
 
 def tune(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterator[events.Event]:

@@ -35,6 +35,8 @@ from quip_engine.products import Packed
 class Recoder(ABC):
     """How the codes of one kind of codebook fall into pieces, and how these are chosen again."""
 
+    single: bool  # a piece is one weight, and its nearest code is found at once
+
     @abstractmethod
     def sums(self, layer: Packed, x: Tensor) -> Tensor:
         """The sum of x: (m, n) over each piece: (pieces,); zero for pieces that have but one code."""

@@ -19,6 +19,8 @@ from quip_engine.tuning.recode.base import Recoder, recodes
 class ScalarRecoder(Recoder):
     """Each weight is a piece."""
 
+    single = True
+
     def sums(self, layer: Packed, x: Tensor) -> Tensor:
         return x.flatten()
 

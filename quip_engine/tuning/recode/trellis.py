@@ -32,6 +32,8 @@ from quip_engine.tuning.recode.base import Recoder, recodes
 class TileRecoder(Recoder):
     """Each tile is a piece, numbered row by row."""
 
+    single = False
+
     def sums(self, layer: Packed, x: Tensor) -> Tensor:
         return _tiles(x).sum((1, 2))
 
@@ -77,6 +79,8 @@ class PublishedTileRecoder(TileRecoder):
 @recodes(ColumnTrellis)
 class StringRecoder(Recoder):
     """Each string is a piece: S in a column, numbered column by column."""
+
+    single = False
 
     def sums(self, layer: Packed, x: Tensor) -> Tensor:
         rates, _ = layer.codebook.places(layer.tensors, layer.m, layer.n)
