@@ -76,18 +76,21 @@ def estimate(
     calibration: CalibrationConfig,
     device: str = "auto",
     rates: Rates | None = None,
+    *,
+    weight_files: int = 0,
 ) -> Estimate:
     """Costs of quantizing the model of ``facts`` with ``recipe``.
 
     ``rates``: from ``measured``; without them the recipe is timed on two small layers (about 0.3 s).
+    ``weight_files``: as in ``output_bytes``.
     """
     where = resolve_device(device)
     tokens = calibration.samples * min(calibration.seqlen, facts.context)
     rates = rates or _rates(recipe, where, torch.get_num_threads())
     weighted = recipe.hessian == "weighted"
-    memory, disk = room(facts, recipe, calibration, where)
+    memory, disk = room(facts, recipe, calibration, where, weight_files)
     return Estimate(
-        bytes=output_bytes(facts, recipe),
+        bytes=output_bytes(facts, recipe, weight_files),
         bits_per_weight=8 * _packed_bytes(facts, recipe) / _weights(facts),
         peak_memory=memory,
         seconds=_seconds(facts, tokens, rates) + (_gradient_flops(facts, tokens) / rates.flops if weighted else 0),

@@ -91,6 +91,11 @@ def _loading(config: dict[str, Any], load_from: str) -> str:
 def _costs(manifest: dict[str, Any], origin: Origin, evaluation: dict[str, Any] | None, text: str) -> str:
     size = sum(entry["bytes"] for entry in manifest["files"].values())
     rows = [("Bits per weight of the quantized layers", f"{manifest['bits_per_weight']:.3f}")]
+    if embeddings := manifest.get("embeddings"):
+        rows.append(("Bits per weight of embeddings and head", f"{embeddings['bits_per_weight']:.3f}"))
+    if allocation := manifest.get("allocation"):
+        low, high = min(allocation["bits"].values()), max(allocation["bits"].values())
+        rows.append(("Bits of single layers", f"{low:.2f} to {high:.2f}, by {allocation['rule']}"))
     times = f"; the original {_size(origin.bytes)}, {origin.bytes / size:.2f} times that" if origin.bytes else ""
     rows.append(("Size on disk", f"{_size(size)}{times}"))
     layers = [layer["rel_proxy"] for layer in manifest["layers"]]

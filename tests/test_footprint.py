@@ -5,7 +5,7 @@ import pytest
 from helpers import edit_json, tiny_model
 
 from quip_engine.errors import QuipError
-from quip_engine.footprint import WORK, answering_bytes
+from quip_engine.footprint import PROGRAM, WORK, answering_bytes, memory_with, weights_within
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "opt"])
@@ -23,6 +23,14 @@ def test_a_cache_holds_keys_and_values_of_each_block(tmp_path: Path) -> None:
     width = config["hidden_size"] // config["num_attention_heads"]
     expected = 2 * config["num_hidden_layers"] * config["num_key_value_heads"] * width * 4
     assert answering_bytes(folder, 1, loaded=True) == expected
+
+
+def test_weights_that_fit_and_the_memory_they_take(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    own = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    assert memory_with(folder, own, 16) == PROGRAM + answering_bytes(folder, 16)
+    assert own - 1 <= weights_within(folder, memory_with(folder, own, 16), 16) <= own
+    assert weights_within(folder, 10**6, 16) < 0
 
 
 def test_what_cannot_answer_is_refused(tmp_path: Path) -> None:

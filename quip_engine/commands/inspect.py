@@ -7,11 +7,12 @@ import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
+from quip_engine.commands.budget_args import add_budget_arguments, budget_config
 from quip_engine.commands.recipe_args import add_recipe_arguments, recipe_config
 from quip_engine.config import DEVICES, CalibrationConfig
 from quip_engine.probe import ModelFacts, locate, probe
 from quip_engine.probe.packing import Packing, packing_of
-from quip_engine.probe.settings import read_config
+from quip_engine.probe.settings import ENCODERS, read_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +27,7 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("model", metavar="MODEL", help="folder of a Hugging Face model, or a hub id")
     parser.add_argument("--offline", action="store_true", help="take a hub id from the local cache only")
     add_recipe_arguments(parser)
+    add_budget_arguments(parser)
     parser.add_argument("--samples", type=int, default=calibration.samples, help="calibration windows")
     parser.add_argument("--seqlen", type=int, default=calibration.seqlen, help="tokens of each window")
     parser.add_argument("--device", choices=DEVICES, default="auto")
@@ -36,18 +38,20 @@ def add_parser(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     """Facts and estimates; a model that is not supported ends with the error that says why."""
     recipe, calibration = recipe_config(options), CalibrationConfig(samples=options.samples, seqlen=options.seqlen)
+    budget = budget_config(options)
     folder, name = locate(options.model, offline=options.offline)
     if packing := packing_of(read_config(folder), folder):
         return _packed(folder, name, packing)
     facts = probe(options.model, offline=options.offline)
     from quip_engine.devices import use_threads  # noqa: PLC0415 - torch takes seconds to import
     from quip_engine.estimate import estimate  # noqa: PLC0415
-    from quip_engine.methods import resolve  # noqa: PLC0415
+    from quip_engine.targets import settle  # noqa: PLC0415
 
     use_threads(options.threads)
-    costs = estimate(facts, resolve(recipe), calibration, options.device)
-    _print(f"{facts.name} can be quantized.", _rows(facts, costs, f"{recipe.method}, {recipe.bits:g} bits"), facts)
-    asked = {"method": recipe.method, "bits": recipe.bits}
+    target = settle(recipe, budget, facts, predicts=facts.model_type not in ENCODERS)
+    costs = estimate(facts, target.recipe, calibration, options.device, weight_files=target.weight_bytes)
+    _print(f"{facts.name} can be quantized.", _rows(facts, costs, f"{recipe.method}, {target.bits:g} bits"), facts)
+    asked = {"method": recipe.method, "bits": target.bits, "weight_bytes": target.weight_bytes}
     return {**_record(facts), "supported": True, **asked, "estimate": asdict(costs)}
 
 
@@ -83,6 +87,8 @@ def _rows(facts: ModelFacts, costs: Estimate, recipe: str) -> dict[str, str]:
 
 def _packed_rows(facts: PackedFacts) -> dict[str, str]:
     layers = f"{len(facts.linear_layers)} linear layers"
+    outer = facts.embedding_bits
+    embeddings = "" if outer is None else f"; embeddings {outer:.3f}"
     kept = f", {len(facts.kept)} of them not packed" if facts.kept else ""
     return {
         "architecture": facts.architecture,
@@ -90,7 +96,7 @@ def _packed_rows(facts: PackedFacts) -> dict[str, str]:
         "blocks": f"{facts.blocks}, {layers}{kept}",
         "format": f"{facts.packing.format}, method {facts.packing.method}",
         "made from": facts.packing.source or "not stated",
-        "packed layers": f"{facts.bits_per_weight:.3f} bits per weight, every stored byte counted",
+        "packed layers": f"{facts.bits_per_weight:.3f} bits per weight, every stored byte counted{embeddings}",
         "stored": f"{facts.bytes / 1e6:,.1f} MB",
         "licence": facts.licence or "not stated",
         "runs packed with": " and ".join(facts.runs_with),
