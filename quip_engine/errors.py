@@ -136,6 +136,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "QUANT_UNSTABLE": ("{name}: {reason}.", "Use more calibration text, or raise the damping."),
     "NO_GRADIENT": ("{name}: {reason}, so weights of tokens cannot be measured.", "Set the option hessian to plain."),
     "TUNING_DIVERGED": ("A loss or gradient of tuning step {step} is not finite.", "Use a smaller learning rate."),
+    "TUNING_MEMORY": ("Tuning needs {needed} GB of memory, {free} GB are free.", "{remedy}, or leave tuning out."),
     "TUNING_SMALL": (
         "{windows} windows are too few to tune by: {needed} are needed, a part of them to judge.",
         "Use more text, more samples or shorter windows.",

@@ -49,7 +49,7 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
         embeddings={path: form for path in outer if form},
     )
     calibration = {**asdict(plan.job.calibration), "windows": list(plan.tokens.shape)}
-    tuned_by = results(plan, space)
+    tuning = plan.job.tuning
     manifest = {
         "model": plan.facts.name,
         **job,
@@ -60,7 +60,7 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
         "layers": [{k: v for k, v in layer.items() if k not in OF_THE_RUN} for block in done for layer in block.layers],
         "skipped": skipped,
         "fallbacks": [name for block in done for name in block.fallbacks],
-        **({"tuning": {**asdict(plan.job.tuning), "results": tuned_by}} if tuned_by else {}),
+        **({"tuning": {**asdict(tuning), "results": results(plan, space)}} if tuning.stages else {}),
         **({"allocation": shared.to_json()} if shared.bits else {}),
         **({"embeddings": embeddings_record(outer, form)} if form else {}),
     }

@@ -20,6 +20,7 @@ from quip_engine.loading import load_model
 from quip_engine.methods.registry import resolve
 from quip_engine.pipeline import quantize_model
 from quip_engine.plan import make_plan
+from quip_engine.tuning import cost
 from quip_engine.tuning import teacher as teaching
 from quip_engine.tuning.continuous import TunedLinear
 from quip_engine.tuning.signs import relaxed
@@ -179,6 +180,18 @@ def test_too_little_text_and_encoders_are_refused(tmp_path):
     with pytest.raises(QuipError) as caught:
         make_plan(job_for(tmp_path, tiny_model(tmp_path, "bert")))
     assert caught.value.code == "BAD_SETTING"
+
+
+def test_memory_that_is_too_small_is_named_with_what_would_fit(tmp_path, monkeypatch):
+    job = job_for(tmp_path, tiny_model(tmp_path, "llama"))
+    plan = make_plan(job)
+    needed = cost.memory(plan, 1)
+    window = 24 * 32 * 4  # bytes of states
+    monkeypatch.setattr(cost, "free_memory", lambda _: cost.MARGIN * (needed - 9.5 * window))
+    with pytest.raises(QuipError) as caught:
+        cost.check_memory(plan, 1)
+    assert caught.value.code == "TUNING_MEMORY" and "Use 30 samples" in caught.value.hint
+    cost.check_memory(make_plan(replace(job, force=True)), 1)
 
 
 def test_settings_survive_json_and_wrong_ones_are_named():
