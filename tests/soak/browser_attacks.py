@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +21,15 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 from playwright import sync_api
-from soak import Row, Server, arguments, report
+from soak import ROOT, Row, Server, arguments, report
 
 from quip_engine import events
 from quip_engine.config import JobConfig
 from quip_engine.runs import EventLog, Store
+
+sys.path.append(str(ROOT / "tests" / "app"))
+from helpers import tiny_model
+from story import tell_finished
 
 CHROMIUM = os.environ.get("QUIP_CHROMIUM") or shutil.which("chromium") or ""
 EVIL = "evil.test"
@@ -196,12 +201,13 @@ def shown_texts(server: Server, context: sync_api.BrowserContext, recorder: Reco
     row = Row("S8", "0 executed, 0 requests to elsewhere, 0 foreign form, frame or base")
     address = f"http://127.0.0.1:{recorder.server_port}"
     texts = [(w % leak.replace("%s", address)) for w in WRAPS for leak in LEAKS][:200]
-    texts = texts[:: 20 if fast else 1]
+    texts = texts[:: 40 if fast else 1]
     elsewhere: list[str] = []
     page = context.new_page()
     page.on("request", lambda r: None if r.url.startswith((server.url, "data:", "blob:")) else elsewhere.append(r.url))
     page.on("dialog", lambda d: (elsewhere.append("dialog"), d.dismiss()))
     recorder.asked.clear()
+    tell_finished(server.home, *(tiny_model(server.home / "tiny" / name) for name in ("big", "small")))  # to chat with
     run_ids = [tell_run(server, text) for text in texts]
     folder = server.home / "models"
     for k, text in enumerate(texts):
@@ -243,10 +249,11 @@ def typed(page: sync_api.Page, text: str) -> int:
     page.locator("#verdict .banner, #verdict .card").first.wait_for(timeout=30_000)
     page.get_by_role("tab", name="Compare").click()
     prompt = page.locator("#prompt textarea")
-    if prompt.is_visible():
-        prompt.fill(line)
-        prompt.press("Enter")
-        page.wait_for_timeout(300)
+    prompt.wait_for(timeout=60_000)
+    prompt.fill(line)
+    prompt.press("Enter")
+    page.wait_for_timeout(300)
+    page.locator("#send:not([disabled])").wait_for(timeout=120_000)  # both models have answered
     page.get_by_role("tab", name="Runs").click()
     return 3
 
