@@ -32,7 +32,7 @@ from quip_engine.activations import Activations, block_hessians
 from quip_engine.architecture import hold_weights, linear_modules, weight_of
 from quip_engine.errors import QuipError
 from quip_engine.experts import expert_modules
-from quip_engine.linalg.hessian import Hessian, cholesky_, restore_
+from quip_engine.linalg.hessian import ROWS, Hessian, cholesky_, restore_
 
 DAMPING = 0.1  # .02 to .1 differ by a hundredth of the KL
 
@@ -100,7 +100,8 @@ class Twin:
         except QuipError as error:
             return Corrected(H, note=f"inputs that have changed are not made good: {error.message.rstrip('.')}")
         for name, W in modules.items():
-            cross[name] = torch.cholesky_solve(cross[name].T, H).T.add_(W)
+            for rows, weights_of_rows in zip(cross[name].split(ROWS), W.split(ROWS), strict=True):
+                rows.copy_(torch.cholesky_solve(rows.T, H).T + weights_of_rows)
         restore_(H, damped.diagonal)
         return Corrected(H, cross)
 

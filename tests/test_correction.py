@@ -93,14 +93,22 @@ def run(job, workspace, stop=lambda: False):
     return list(quantize_model(job, workspace, stop))
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2", "gemma2", "mixtral", "bert"])
-def test_outputs_come_nearer_to_the_original(tmp_path, text, family):
-    model = tiny_model(tmp_path, family)
+@pytest.mark.parametrize(("family", "shape"), [("llama", {"hidden_size": 64}), ("gpt2", {}), ("bert", {})])
+def test_outputs_come_nearer_to_the_original(tmp_path, text, family, shape):
+    model = tiny_model(tmp_path, family, **shape)
     drifts = {}
     for targets in ("original", "corrected"):
         run(job_for(model, tmp_path / targets, text, targets), tmp_path / "work")
         drifts[targets] = drift(model, tmp_path / targets)
-    assert drifts["corrected"] < drifts["original"] * (1.0 if family == "mixtral" else 0.97)
+    assert drifts["corrected"] < 0.95 * drifts["original"]  # measured: .88, .65
+
+
+@pytest.mark.parametrize("family", ["gemma2", "mixtral"])
+def test_experts_and_norms_after_layers(tmp_path, text, family):
+    found = run(job_for(tiny_model(tmp_path, family), tmp_path / "out", text, "corrected"), tmp_path / "work")
+    layers = [event for event in found if isinstance(event, events.LayerQuantized)]
+    assert len(layers) == {"gemma2": 14, "mixtral": 32}[family]
+    assert not [event for event in found if isinstance(event, events.LayerSkipped)]
 
 
 @torch.no_grad()

@@ -227,7 +227,7 @@ class ColumnQuantizer(Quantizer):
         group, trellis = start // self.form.group, self.trellis
         rate = self.rates[group] * self.side.rate_step
         if rate == 0:
-            return torch.zeros_like(x), torch.zeros(trellis.S, trellis.T, dtype=torch.int16, device=x.device)
+            return torch.zeros_like(x), torch.zeros(0, dtype=torch.uint8, device=x.device)
         z = x / self.r
         if group not in self.scale_codes:
             self.scale_codes[group] = self._scale_code(z)
@@ -239,7 +239,7 @@ class ColumnQuantizer(Quantizer):
             source[..., None], table[:, None], steps, weights=self.weights, idle=idle[:, None], wrap=WRAP
         )
         values = trellis.emitted(states, rate).flatten()[: len(x), None]
-        return values * (s * self.r), states.to(torch.int16)  # 16 bits hold any state
+        return values * (s * self.r), pack_bits(path_bits(states, steps.to(x.device)).view(1, -1), 1)[0]
 
     def _scale_code(self, z: Tensor) -> int:
         """The stored scale nearest to the rms of z: (m, 1)."""
@@ -247,18 +247,14 @@ class ColumnQuantizer(Quantizer):
         octaves = math.log2(float(self.base) / max(rms, 1e-30)) if float(self.base) > 0 else 0.0
         return min(max(round(octaves / self.side.scale_step), 0), 2**self.side.scale_bits - 1)
 
-    def _bits(self, states: Tensor, column: int) -> Tensor:
-        """The bit strings of a column, one after the other, of its states: (S, T) int16."""
-        steps = self.trellis.steps(self.rates[column // self.form.group] * self.side.rate_step)
-        return path_bits(states.int() & 0xFFFF, steps.to(states.device)).flatten()
-
     def pack(self, codes: list[Tensor]) -> dict[str, Tensor]:
         device, groups, end = codes[0].device, len(self.rates), 0
         bits = torch.zeros(self.budget, dtype=torch.uint8, device=device)  # what is left at the end stays zero
+        cost = self.trellis.costs(self.side).tolist()
         for i, code in enumerate(codes):
-            string = self._bits(code, i)
-            bits[end : end + len(string)] = string
-            end += len(string)
+            length = cost[self.rates[i // self.form.group]]
+            bits[end : end + length] = unpack_bits(code[None], 1, length)[0]
+            end += length
         rates = torch.tensor([self.rates], dtype=torch.uint8, device=device)
         scales = torch.tensor([[self.scale_codes.get(g, 0) for g in range(groups)]], dtype=torch.uint8, device=device)
         tensors = {

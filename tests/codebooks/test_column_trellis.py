@@ -8,6 +8,7 @@ from helpers import random_layer
 from safetensors.torch import load_file
 
 from quip_engine.codebooks.column_trellis import RATES, ColumnTrellis, Sequences
+from quip_engine.codebooks.packing import unpack_bits
 from quip_engine.codebooks.trellis_gaps import distortion, source_gain
 from quip_engine.config import RecipeConfig
 from quip_engine.errors import QuipError
@@ -53,7 +54,8 @@ def test_each_column_can_be_decoded_by_itself():
         values.append(value)
     for i in (0, 7, 15):
         rate = quantizer.rates[i] / 4
-        string = "".join(str(b) for b in quantizer._bits(codes[i], i).tolist())
+        length = int(quantizer.trellis.costs(form.side)[quantizer.rates[i]])
+        string = "".join(str(b) for b in unpack_bits(codes[i][None], 1, length)[0].tolist())
         if not string:
             assert not values[i].any()
             continue

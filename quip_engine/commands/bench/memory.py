@@ -96,11 +96,13 @@ def loading(folder: Path, shape: Shape) -> list[dict[str, Any]]:
 def quantization(folder: Path, shape: Shape, method: str) -> list[dict[str, Any]]:
     """The row of a dense model of this shape."""
     from quip_engine.commands.bench.synthetic import write_dense  # noqa: PLC0415
+    from quip_engine.methods.registry import resolve  # noqa: PLC0415
 
     peaks = []
     for name, this in (("dense", shape), ("dense-tiny", replace(shape.tiny, vocabulary=WORDS))):
         peaks.append(in_process(quantize, write_dense(folder / name, this), method))
-    activations = 4 * SAMPLES * SEQLEN * shape.width / 1e6
+    states = 2 if resolve(RecipeConfig(method)).targets == "corrected" else 1  # those behind the original blocks, too
+    activations = states * 4 * SAMPLES * SEQLEN * shape.width / 1e6
     block = (2 + 4) * shape.block_weights / 1e6
     row = _row("quantization, peak", peaks[0], peaks[1] + activations, ("a block twice", block), OF_BLOCK)
     return [row | {"activations_mb": activations, "method": method}]
