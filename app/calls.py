@@ -158,12 +158,21 @@ def check_value(block: Block, value: Any, what: str) -> None:
     kinds: dict[type[Block], tuple[type, ...]] = {
         **{gr.Textbox: (str,), gr.Checkbox: (bool,), UploadButton: (dict,)},  # Gradio looks it up among the uploads
         **{gr.Number: (int, float), gr.Slider: (int, float)},
-        **{gr.Radio: (str, int, float), gr.Dropdown: (str, int, float)},
     }
     allowed = next((kind for component, kind in kinds.items() if isinstance(block, component)), ())
+    if isinstance(block, gr.Radio | gr.Dropdown):
+        allowed = kinds_of_choice(block)
     several = value if isinstance(value, list) and getattr(block, "multiselect", False) else [value]
     if not all(isinstance(v, allowed) and (bool in allowed or not isinstance(v, bool)) for v in several):
         fail("BAD_REQUEST", reason=f"{what} is not what a {type(block).__name__.lower()} gives")
+
+
+def kinds_of_choice(block: gr.Radio | gr.Dropdown) -> tuple[type, ...]:
+    """What is offered changes, of which kind it is does not; one that offers nothing yet may come to offer either."""
+    offered = [value for _, value in block.choices]
+    words = any(isinstance(value, str) for value in offered) or getattr(block, "allow_custom_value", False)
+    numbers = any(isinstance(value, int | float) for value in offered)
+    return (*((str,) if words or not numbers else ()), *((int, float) if numbers or not words else ()))
 
 
 def check_plain(value: Any, what: str, deep: int = DEEPEST) -> None:

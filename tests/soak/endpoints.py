@@ -85,7 +85,7 @@ class Attack:
             self.row.problems.append(f"{what}: {answer.status_code} {answer.text[:200]}")
         if "DEFECT" in answer.text:
             self.row.problems.append(f"{what}: {answer.text[:300]}")
-        if '"error": null' in answer.text or '"error":null' in answer.text:
+        if answer.status_code != 200 and '"error":null' in answer.text.replace(" ", ""):
             self.row.problems.append(f"{what}: an error without words")
 
     def listen(self, what: str) -> None:
