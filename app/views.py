@@ -184,10 +184,12 @@ def trouble(view: RunView) -> w.Html | None:
     """The banner of a run that did not end as it should."""
     saved = f"{plural(len(view.blocks), 'block')} of {view.started.blocks if view.started else UNKNOWN} are saved."
     if view.run.status == "interrupted":
-        code = (view.run.error or {}).get("error", "WORKER_DIED")
-        why = "Its process ended without a word: the computer slept, restarted, or somebody ended it."
-        if code == "HOST_MEMORY":
-            why = "Memory ran out: the system ended its process. Use fewer samples or shorter windows."
+        code, why = (
+            "WORKER_DIED",
+            "Its process ended without a word: the computer slept, restarted, or somebody ended it.",
+        )
+        if (view.run.error or {}).get("error") == "HOST_MEMORY":
+            code, why = "HOST_MEMORY", "The system ended its process because memory ran out; fewer samples need less."
         what = f"{model_name(view.run)} was interrupted."
         return w.banner("error", what, why, f"{saved} Resume goes on after the last of them.", code=code)
     if view.run.status != "failed":

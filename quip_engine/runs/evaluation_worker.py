@@ -29,7 +29,7 @@ from quip_engine.runs.worker import EXIT_STOPPED, NICENESS
 LOOK = 0.2  # seconds between two looks for a STOP note
 
 
-class StopNow(BaseException):
+class StopNow(SystemExit):
     """Somebody wants an end. No ``except Exception`` on its way may keep it."""
 
 

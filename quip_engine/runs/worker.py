@@ -37,8 +37,8 @@ NICENESS = 5  # the page and the person come first
 ANSWER, LAST_WORDS = 15.0, 3.0  # seconds after a first signal until it counts as not heard; after a second one
 
 
-class StopNow(BaseException):
-    """SIGTERM or SIGINT arrived. No ``except Exception`` on its way may keep it."""
+class StopNow(SystemExit):
+    """SIGTERM or SIGINT arrived. No ``except Exception`` on its way keeps it, nor what lets only exits pass."""
 
 
 def _stop_now(_number: int, _frame: FrameType | None) -> None:
