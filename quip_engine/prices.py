@@ -41,7 +41,7 @@ class Prices:
         self.recipe = resolve_mixed(config)
         self.any_rate = takes_any_rate(self.recipe)
         self._recipes: dict[float, Recipe] = {}
-        self._stored: dict[tuple[str, float], int] = {}
+        self._stored: dict[tuple[tuple[int, int], int, float], int] = {}
 
     @cached_property
     def files(self) -> WeightFiles:
@@ -62,11 +62,12 @@ class Prices:
         return math.ceil(bits * math.prod(layer.shape) - 1e-6)
 
     def stored(self, layer: LinearLayer, bits: float) -> int:
-        if (layer.name, bits) not in self._stored:
+        known = layer.shape, len(layer.name), bits  # of a name only its length counts
+        if known not in self._stored:
             form = self._form(layer, self.at(bits))
             tensors = layer_tensors(layer.name, layer.shape, form) if form else [self._dense(layer)]
-            self._stored[layer.name, bits] = 8 * entry_bytes(tensors, self.facts.bytes)
-        return self._stored[layer.name, bits]
+            self._stored[known] = 8 * entry_bytes(tensors, self.facts.bytes)
+        return self._stored[known]
 
     def total(self, bits: Mapping[str, float]) -> int:
         """Bytes of all weight files, with these bits for each layer by module path."""
