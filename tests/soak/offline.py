@@ -69,9 +69,11 @@ def visit(server: Server) -> None:
     client = httpx.Client(base_url=server.url, cookies=server.cookies, timeout=120)
     client.get("/")
     call = {"data": [str(DEMO), "nearest", 4.0, "", "bundled", 2, 16, 0, None]}
-    client.post("/gradio_api/call/start_run", json=call)
-    store = Store(server.home)
-    while not (runs := store.list()) or runs[0].alive:
+    client.post("/gradio_api/call/start_run", json=call).raise_for_status()
+    store, begun = Store(server.home), time.monotonic()
+    while not (runs := store.list()) or runs[0].status != "done":
+        if time.monotonic() - begun > 300:
+            raise TimeoutError(f"the run does not end: {runs}; {server.log}")
         time.sleep(0.5)
 
 
