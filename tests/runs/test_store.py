@@ -90,7 +90,7 @@ def test_a_history_of_the_first_version_is_brought_up_to_date(home, job):
     store = Store()
     store.create(job)
     with store.connect() as db:
-        for column in ("note", "tags", "place", "holds", "pid"):
+        for column in ("note", "tags", "place", "holds", "pid", "killed"):
             db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
         db.execute("DROP TABLE evaluations")
         db.execute("PRAGMA user_version = 1")
