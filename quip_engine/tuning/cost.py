@@ -3,6 +3,7 @@
     bytes = process + 4 (weights + embeddings + head)           the student, its layers dense
           + 4 tokens width + 4 (embeddings + head)              the teacher: its last states, and what reads them
           + COPIES (embeddings + head)                          gradient, moments, best, a state on its way to the disk
+          + CODES weights                                     where codes are tuned: gradient, buffer, both once more
           + GRAPH tokens of a pass sum (m + n)                  what a pass keeps for its way back
 
 The floats of packed layers and norms are few beside these.
@@ -21,6 +22,7 @@ from quip_engine.room import MARGIN, free_memory
 from quip_engine.tuning.teacher import LOGITS
 
 COPIES = 7 * FLOAT  # gradient; two moments and the best; those three and the masters once more while they are kept
+CODES = 4 * FLOAT  # gradient and buffer; the buffer while it is kept, and the room of a step
 GRAPH = 2 * FLOAT  # for each input and output of a linear layer; measured
 LOGIT_COPIES = 6 * FLOAT  # of the logits that exist at once
 
@@ -36,7 +38,8 @@ def memory(plan: Plan, pass_windows: int) -> int:
     states = samples * length * facts.hidden * FLOAT
     process = PROCESS if plan.device.type == "cpu" else 0
     dense = FLOAT * (weights + 2 * outside)
-    return int(process + dense + states + COPIES * trained + GRAPH * kept + LOGIT_COPIES * LOGITS)
+    codes = CODES * weights if "pv" in plan.job.tuning.stages else 0
+    return int(process + dense + codes + states + COPIES * trained + GRAPH * kept + LOGIT_COPIES * LOGITS)
 
 
 def check_memory(plan: Plan, pass_windows: int) -> None:

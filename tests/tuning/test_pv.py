@@ -1,5 +1,6 @@
 """PV-Tuning: gradients reach codes, steps stay small, KL falls below what floats alone reach, stops cost nothing."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -14,8 +15,10 @@ from quip_engine.layer import quantize_weight
 from quip_engine.linear import QuantizedLinear
 from quip_engine.methods.registry import resolve
 from quip_engine.pipeline import Stopped, quantize_model
+from quip_engine.plan import make_plan
 from quip_engine.tuning import coded as coding
 from quip_engine.tuning.coded import CodedLinear
+from quip_engine.tuning.cost import memory
 
 TUNING = TuningConfig(("pv",), samples=40, batch=6, steps=8, rate=3e-3)
 METHODS = {
@@ -142,3 +145,12 @@ def test_codebooks_whose_codes_stay_are_told(tmp_path):
     result, found = finished(job, tmp_path / "work")
     assert "CODES_STAY" in [e.code for e in found if isinstance(e, events.Warned)]
     assert result.kl <= result.kl_before
+
+
+def test_memory_of_codes_is_told_before(tmp_path):
+    job = job_for(tmp_path, tiny_model(tmp_path, "llama"))
+    with_codes, without = (
+        make_plan(replace(job, tuning=replace(TUNING, stages=stages))) for stages in (("pv",), ("end-to-end",))
+    )
+    weights = sum(math.prod(layer.shape) for layer in with_codes.facts.linear_layers)
+    assert memory(with_codes, 1) - memory(without, 1) == 16 * weights
