@@ -95,7 +95,7 @@ def signals(folder: Path, expected: dict[str, str], seconds: float, count: int) 
             if status == 75:
                 sent, slowest = sent + 1, max(slowest, time.monotonic() - began)
             elif status != 0:
-                row.problems.append(f"{run.id}: exit status {status}")
+                row.problems.append(f"{run.id}: exit status {status}, {store.get(run.id).error}")
                 break
             if status == 75 and store.get(run.id).status != "stopped":
                 row.problems.append(f"{run.id}: {store.get(run.id).status}")
