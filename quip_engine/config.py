@@ -70,7 +70,7 @@ class TuningConfig:
     steps: int = 0
     samples: int = 1024
     batch: int = 16
-    rate: float = 1e-3
+    rate: float = 1e-2
     patience: int = 3
     head: bool = True
     relax_signs: str = "auto"

@@ -1,7 +1,8 @@
-"""Tuning: after the codes are chosen, what a packed model says is brought back to what the original says.
+"""Tuning: what a packed model says is brought back to what the original says, while codes are chosen and afterwards.
 
 | stage          | trains                                                      | module           |
 |----------------|-------------------------------------------------------------|------------------|
+| ``block``      | what is float in a block whose layers are being rounded     | ``block``        |
 | ``end-to-end`` | floats of packed layers, norms, biases, embeddings and head | ``end_to_end``   |
 | ``pv``         | these, and the codes                                        | ``pv``           |
 """

@@ -34,6 +34,7 @@ from quip_engine.tuning.loop import Schedule, Training
 EPOCHS, PATIENCE = 5, 3
 BATCH = 8  # windows of a step
 HELD_OUT = 1 / 3
+SLOWER = 0.3  # times the rate of other stages: what is trained are whole matrices; best of .1, .3 and 1
 
 
 Stop = Callable[[], bool]
@@ -77,7 +78,7 @@ class BlockObjective:
         tune_linears(self.block)
         self.trained = Masters(self.block, dtype)
         self.trained.dtypes |= dict.fromkeys(waiting & self.trained.dtypes.keys(), torch.float32)
-        self.masters, self.rates = self.trained.tensors, self.trained.rates(rate)
+        self.masters, self.rates = self.trained.tensors, self.trained.rates(SLOWER * rate)
 
     def close(self) -> None:
         """Put what was trained where it is stored from."""
@@ -109,7 +110,8 @@ class BlockObjective:
 def tune_block(objective: BlockObjective, dtype: torch.dtype, rate: float, seed: int, stop: Stop) -> BlockTuned:
     """Train what is float in a block and take the best; raises ``Stopped``.
 
-    ``dtype``: what norms and biases are stored in. A training that diverges ends with the best before.
+    ``dtype``: what norms and biases are stored in; ``rate``: as for all stages. A training that diverges ends with the
+    best before.
     """
     clock = time.perf_counter()
     objective.open(dtype, rate)

@@ -28,7 +28,7 @@ def job_for(tmp_path, model, out="out", **changes):
     text = tmp_path / "text.txt"
     text.write_text(made_up_text(2000))
     calibration = CalibrationConfig(str(text), samples=24, seqlen=24)
-    usual = {"calibration": calibration, "threads": 1, "tuning": TuningConfig(("block",), rate=3e-3)}
+    usual = {"calibration": calibration, "threads": 1, "tuning": TuningConfig(("block",))}
     return JobConfig(str(model), str(tmp_path / out), **{**usual, **changes})
 
 
@@ -89,7 +89,7 @@ def test_the_block_afterwards_is_the_one_that_was_judged(tmp_path):
     block, activations, outputs = first_block(tmp_path)
     objective = BlockObjective(block, 0, activations, outputs)
     assert (objective.pass_windows, objective.windows, objective.judging) == (2, 8, 4)
-    found = tune_block(objective, torch.bfloat16, 3e-3, 0, never)
+    found = tune_block(objective, torch.bfloat16, 1e-2, 0, never)
     assert found.after < found.before
     error = (outputs_of(block, 0, activations) - outputs)[8:].square().mean() * objective.scale
     assert float(error) == pytest.approx(found.after, rel=1e-4)
@@ -104,7 +104,7 @@ def test_what_the_original_shares_is_left_alone(tmp_path):
     block, activations, outputs = first_block(tmp_path)
     before = {name: p for name, p in block.named_parameters() if "v_proj" not in name}
     values = {name: p.clone() for name, p in before.items()}
-    tune_block(BlockObjective(block, 0, activations, outputs), torch.float32, 1e-2, 0, never)
+    tune_block(BlockObjective(block, 0, activations, outputs), torch.float32, 3e-2, 0, never)
     assert all(torch.equal(p, values[name]) for name, p in before.items())
     assert not any(torch.equal(p, values[name]) for name, p in block.named_parameters() if "norm" in name)
 
