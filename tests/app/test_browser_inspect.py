@@ -50,6 +50,7 @@ def test_no_width_or_scheme_breaks_it_and_errors_stay(visitor: Visitor) -> None:
     page = visitor.page
     visitor.tab("Inspect")
     visitor.until(lambda: page.locator("#look").is_visible(), 60, "the picker")
+    visitor.until(lambda: page.get_by_label("Projection").input_value() != "", 60, "a layer to begin with")
     page.click("#look")
     visitor.until(lambda: page.evaluate(DRAWN, "plot-maps"), 120, "the layer is shown")
     page.emulate_media(color_scheme="dark")
