@@ -21,7 +21,7 @@ from quip_engine.process import wait_patiently
 
 COMMANDS = (
     *("quantize", "layer", "problem", "codebook", "methods", "inspect"),
-    *("evaluate", "generate", "embed", "bench", "runs"),
+    *("expect", "evaluate", "generate", "embed", "bench", "runs"),
 )
 
 
