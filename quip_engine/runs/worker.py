@@ -71,6 +71,7 @@ def _end_if_unheard() -> None:
 
 
 def main(home: Path, run_id: str) -> int:
+    _on_signals(lambda *_: sys.exit(EXIT_STOPPED))  # nothing was begun yet
     store = Store(home)
     run = store.get(run_id)
     lock = FileLock(run.directory / "worker.lock", timeout=2)
@@ -94,14 +95,14 @@ def _work(store: Store, run: Run, log: EventLog) -> int:
         store.update(run.id, status="running", started=time.time(), **beginning)
         finished = last_words.finished(run) or _quantize(run, log)
         _on_signals(_nothing)
-        discard(run.directory / "work")  # of a worker before, should it have died in its last moment
-        _last_word(store, run, "done", result=events.to_json(finished))
-        return 0
+        return _done(store, run, finished)
     except Stopped as stopped:
         _tell(log, events.RunStopped(block=stopped.args[0]))
         _last_word(store, run, "paused", holds=1)
         return EXIT_STOPPED
     except StopNow:
+        if result := last_words.finished(run):  # it came while the last of it was cleared up
+            return _done(store, run, result)
         _tell(log, events.RunStopped(block=log.saved_blocks()))
         _last_word(store, run, "stopped", holds=1)
         return EXIT_STOPPED
@@ -110,6 +111,12 @@ def _work(store: Store, run: Run, log: EventLog) -> int:
         _tell(log, last_words.failure(error))
         _last_word(store, run, "failed", error=error.to_json())
         return status
+
+
+def _done(store: Store, run: Run, finished: events.RunFinished) -> int:
+    discard(run.directory / "work")  # if it is there still: a worker may have ended in its last moment
+    _last_word(store, run, "done", result=events.to_json(finished))
+    return 0
 
 
 def _tell(log: EventLog, event: events.Event) -> None:

@@ -97,10 +97,10 @@ def signals(folder: Path, expected: dict[str, str], seconds: float, count: int) 
             elif status != 0:
                 row.problems.append(f"{run.id}: exit status {status}, {store.get(run.id).error}")
                 break
-            if status == 75 and store.get(run.id).status != "stopped":
+            if status == 75 and store.get(run.id).status not in ("stopped", "starting"):  # before it began
                 row.problems.append(f"{run.id}: {store.get(run.id).status}")
-        if digests(Path(job.out)) != expected:
-            row.problems.append(f"{run.id}: other bits")
+        if not Path(job.out).exists() or digests(Path(job.out)) != expected:
+            row.problems.append(f"{run.id}: other bits, or none")
         shutil.rmtree(job.out, ignore_errors=True)
     return row.close(f"{sent} ended with 75, the slowest after {slowest:.1f} s; {len(row.problems)} problems")
 

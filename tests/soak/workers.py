@@ -81,6 +81,8 @@ def forked(call: Callable[[], object], *, quiet: bool = True) -> int:
             os.dup2(null, 2)
         found = call()
         status = found if isinstance(found, int) else 0
+    except SystemExit as ended:
+        status = ended.code if isinstance(ended.code, int) else 1
     except QuipError as error:
         status = 2 if error.code in ("DISK_FULL", "IO_ERROR") else 3
     except BaseException:
