@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import shutil
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+TARGETS = ("x86-64-v3", "x86-64")  # older CPUs
 
 sys.path.insert(0, str(Path(__file__).parent))
 
@@ -32,3 +37,18 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def assets() -> Path:
     """The project's own demo model and texts."""
     return Path(__file__).parents[1] / "assets"
+
+
+@pytest.fixture(scope="session")
+def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]:
+    """The C kernels as compiled for older CPUs, by target; empty where no compiler knows the targets."""
+    from quip_engine.native import build
+
+    compiler, folder = next(filter(shutil.which, build.COMPILERS), None), tmp_path_factory.mktemp("kernels")
+    libraries = {}
+    for target in TARGETS if compiler else ():
+        path, sources = folder / f"{target}.so", map(str, build.SOURCES.glob("*.c"))
+        command = [str(compiler), *build.FLAGS, f"-march={target}", "-o", str(path), *sources, "-lm"]
+        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+            libraries[target] = ctypes.CDLL(str(path))
+    return libraries

@@ -12,14 +12,15 @@ a fixed random orthogonal matrix:
     V_n = Q_p (x) V_{n/p}
 
 ``describe`` names what is done. On a CPU with kernels, Sylvester's part is done by butterflies in C
-(``native/hadamard.c``): in torch each of their stages would be a pass over memory, in C a vector stays in the cache.
+(``native/hadamard.c``): in torch each of their stages would be a pass over memory, and so is each change of dtype; in C
+a vector stays in the cache from its read to its write.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
-from ctypes import c_float, c_int64
+from ctypes import c_float, c_int, c_int64
 from functools import cache, reduce
 
 import torch
@@ -28,13 +29,15 @@ from torch import Tensor
 from quip_engine.linalg.hadamard_orders import LARGEST_ORDER, construction, hadamard_matrix
 from quip_engine.linalg.kronecker import kronecker_apply, kronecker_apply_transpose
 from quip_engine.linalg.orthogonal import haar
-from quip_engine.native import fresh, in_threads, library, pointer
+from quip_engine.native import converted, fresh, in_threads, library, pointer
 
 PUBLISHED = frozenset({12, 20, 28, 36, 52, 60, 108, 116, 124, 140, 156, 172})  # the K of QuIP#
 ORTHOGONAL_SEED = 0x5155  # draws Q_p; a stored format like the orders
 PASS_COST, SMALLEST_COST = 60, 16  # of a factor, in operations per entry: a pass over memory, and what a tiny one costs
 SMALLEST_IN_C = 16  # of Sylvester's part: shorter vectors leave the kernel nothing to do
 WORTH_A_THREAD = 2**16  # numbers
+IN_C = (torch.float32, torch.bfloat16)
+LARGEST_BRIEF = 2**16  # written as bfloat16: a vector waits on the stack
 
 
 @cache
@@ -85,22 +88,38 @@ class Hadamard:
         self._factors = _matrices(n, torch.device(device))
         self._leading, self._sylvester = _leading(n, torch.device(device))
 
-    def forward(self, x: Tensor, after: Tensor | None = None) -> Tensor:
-        """V x over the last axis of x: (..., n) float32, or diag(after) V x with after: (n,)."""
-        if self._in_c(x):
-            if not self._leading:
-                return sylvester(x, self._sylvester, after=after)
-            y = kronecker_apply(self._leading, sylvester(x, self._sylvester), self._sylvester)
-        else:
-            y = kronecker_apply(self._factors, x)
-        return y if after is None else y * after
+    def forward(
+        self,
+        x: Tensor,
+        after: Tensor | None = None,
+        plus: Tensor | None = None,
+        dtype: torch.dtype = torch.float32,
+    ) -> Tensor:
+        """diag(after) V x + plus over the last axis of x: (..., n) of any float dtype; after, plus: (n,).
 
-    def transpose(self, x: Tensor, before: Tensor | None = None) -> Tensor:
-        """V^T x over the last axis of x: (..., n) float32, or V^T diag(before) x. Not V x: H_K may be asymmetric."""
-        if self._in_c(x):
+        Computed in float32, also where the result is of another dtype.
+        """
+        plain = plus is None or _plain(plus)
+        if not self._in_c(x):
+            y = kronecker_apply(self._factors, converted(x, torch.float32))
+        elif not self._leading and plain:
+            return sylvester(x, self._sylvester, after=after, plus=plus, dtype=dtype)
+        else:
+            y = kronecker_apply(self._leading, sylvester(x, self._sylvester), self._sylvester)
+        y = y if after is None else y * after
+        return converted(y if plus is None else y + plus, dtype)
+
+    def transpose(self, x: Tensor, before: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
+        """V^T diag(before) x over the last axis of x, as ``forward``. Not V x: H_K may be asymmetric."""
+        if not self._in_c(x):
+            x = converted(x, torch.float32)
+            y = kronecker_apply_transpose(self._factors, x if before is None else x * before)
+        elif not self._leading:
+            return sylvester(x, self._sylvester, before=before, dtype=dtype)
+        else:
             y = sylvester(x, self._sylvester, before=before)
-            return kronecker_apply_transpose(self._leading, y, self._sylvester)
-        return kronecker_apply_transpose(self._factors, x if before is None else x * before)
+            y = kronecker_apply_transpose(self._leading, y, self._sylvester)
+        return converted(y, dtype)
 
     def _in_c(self, x: Tensor) -> bool:
         if x.device.type != "cpu" or self._sylvester < SMALLEST_IN_C or torch.compiler.is_compiling():
@@ -108,20 +127,38 @@ class Hadamard:
         return not (x.requires_grad and torch.is_grad_enabled()) and library() is not None
 
 
-def sylvester(x: Tensor, size: int, before: Tensor | None = None, after: Tensor | None = None) -> Tensor:
-    """diag(after) (I (x) S_size) diag(before) x / sqrt(size) over the last axis of x: float32, by the C kernel."""
+def sylvester(
+    x: Tensor,
+    size: int,
+    *,
+    before: Tensor | None = None,
+    after: Tensor | None = None,
+    plus: Tensor | None = None,
+    dtype: torch.dtype = torch.float32,
+) -> Tensor:
+    """diag(after) (I (x) S_size) diag(before) x / sqrt(size) + plus over the last axis of x, by the C kernel.
+
+    It reads and writes float32 and bfloat16; other dtypes are converted.
+    """
     kernels = library()
     assert kernels is not None
-    x = x.float().contiguous()
-    y = fresh(*x.shape, dtype=torch.float32)
-    data = pointer(x), pointer(before), pointer(after), pointer(y)
+    x = converted(x, x.dtype if x.dtype in IN_C else torch.float32).contiguous()
+    plus = None if plus is None else plus.float()
+    y = fresh(*x.shape, dtype=dtype if dtype in IN_C and size <= LARGEST_BRIEF else torch.float32)
+    read, written = (c_int(z.dtype == torch.bfloat16) for z in (x, y))
+    data = pointer(x), read, pointer(before), pointer(after), pointer(plus), pointer(y), written
     shape = c_int64(x.shape[-1] // size), c_int64(size), c_float(size**-0.5)
 
     def transform(start: int, stop: int) -> None:
         kernels.sylvester(*data, *shape, c_int64(start), c_int64(stop))
 
     in_threads(transform, x.numel() // size, least=WORTH_A_THREAD // size)
-    return y
+    return converted(y, dtype)
+
+
+def _plain(vector: Tensor) -> bool:
+    """Whether adding it in float32 is adding it."""
+    return vector.dtype.itemsize <= torch.float32.itemsize and not (vector.requires_grad and torch.is_grad_enabled())
 
 
 def _smallest_order(odd: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import hashlib
 import math
 from functools import reduce
@@ -15,6 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from quip_engine.errors import QuipError
+from quip_engine.linalg import hadamard as module
 from quip_engine.linalg.hadamard import PUBLISHED, Hadamard, awkward_part, describe, factors, orders
 from quip_engine.linalg.hadamard_orders import (
     WILLIAMSON,
@@ -24,6 +26,7 @@ from quip_engine.linalg.hadamard_orders import (
     parity,
     prime_power,
 )
+from quip_engine.native import library
 
 
 def dense(n: int) -> Tensor:
@@ -199,6 +202,59 @@ def test_kernel_and_torch_agree(n: int, monkeypatch: pytest.MonkeyPatch) -> None
     plain = [Hadamard(n).forward(x), Hadamard(n).transpose(x), Hadamard(n).forward(x)]
     for a, b in zip(compiled, plain, strict=True):
         torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("kernels", ["", "off"], ids=["kernels", "torch"])
+@pytest.mark.parametrize("n", [16, 64, 4096, 28 * 32, 2**17])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32], ids=str)
+def test_dtypes_on_the_way_are_conversions_before_and_after(
+    dtype: torch.dtype, n: int, kernels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QUIP_KERNELS", kernels)
+    x, signs, plus = vectors(n)
+    V, x = Hadamard(n), x.to(dtype)
+    forward = V.forward(x.float(), signs) + plus
+    assert torch.equal(V.forward(x, signs, plus, dtype), forward.to(dtype))
+    assert torch.equal(V.forward(x, signs, plus), forward)
+    assert torch.equal(V.forward(x, plus=plus.half()), V.forward(x.float()) + plus.half())
+    assert torch.equal(V.transpose(x, signs, dtype), V.transpose(x.float(), signs).to(dtype))
+    assert torch.equal(V.transpose(x, signs), V.transpose(x.float(), signs))
+
+
+def vectors(n: int) -> tuple[Tensor, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(n)
+    x, signs, plus = (torch.randn(rows, n, generator=generator) for rows in (3, 1, 1))
+    return x, signs[0].sign(), plus[0]
+
+
+def test_sums_are_those_of_butterflies_whatever_the_cpu(
+    variants: dict[str, ctypes.CDLL], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for kernels in filter(None, [library(), *variants.values()]):
+        monkeypatch.setattr(module, "library", lambda kernels=kernels: kernels)
+        for n in (2**r for r in range(4, 14)):
+            x, signs, plus = vectors(n)
+            y, h = (x * n**-0.5).unflatten(1, (-1, 1)), 1
+            while h < n:
+                y, h = y.view(3, -1, 2, h), 2 * h
+                y = torch.stack((y[:, :, 0] + y[:, :, 1], y[:, :, 0] - y[:, :, 1]), 2)
+            expected = y.view(3, n) * signs + plus
+            assert torch.equal(Hadamard(n).forward(x, signs, plus), expected)
+            assert torch.equal(Hadamard(n).forward(x, signs, plus, torch.bfloat16), expected.bfloat16())
+
+
+@pytest.mark.skipif(library() is None, reason="torch converts")
+def test_no_number_stays_none() -> None:
+    x = torch.zeros(2, 64)
+    x[0, 5], x[1, 5] = torch.nan, torch.inf
+    y = Hadamard(64).forward(x, dtype=torch.bfloat16)
+    assert y[0].isnan().all() and y[1].isinf().all()
+
+
+def test_a_bias_has_a_gradient() -> None:
+    plus = torch.zeros(64, requires_grad=True)
+    Hadamard(64).forward(torch.zeros(3, 64), plus=plus, dtype=torch.bfloat16).sum().backward()
+    assert plus.grad is not None and plus.grad.eq(3).all()
 
 
 def test_transform_has_a_gradient() -> None:
