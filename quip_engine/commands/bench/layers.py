@@ -33,7 +33,7 @@ def random_layer(codebook: Codebook, m: int, n: int, generator: torch.Generator,
         if isinstance(codebook, Outlier):
             codes = Nearest().round(W, importance.diag(), quantizer, generator).codes
             return Packed(codebook, quantizer.pack(codes), m, n)
-        tensors = quantizer.pack([torch.zeros(quantizer.trellis.S, quantizer.trellis.T, dtype=torch.int16)] * n)  # type: ignore[attr-defined]
+        tensors = quantizer.pack([torch.zeros(0, dtype=torch.uint8)] * n)  # of no bits: zeros are filled in
     else:
         tensors = {}
     for name, spec in codebook.layout(m, n, spent).items():
