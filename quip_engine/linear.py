@@ -20,8 +20,7 @@ from torch import Tensor, nn
 
 from quip_engine.config import ACTIVATIONS
 from quip_engine.layer import LayerFormat, QuantizedWeight
-from quip_engine.native import converted
-from quip_engine.products import Packed, form_of, packed_product, product_of, reference
+from quip_engine.products import Packed, form_of, packed_product, product_of, reference, rounds_to
 from quip_engine.transforms import Maps
 
 
@@ -76,13 +75,22 @@ class QuantizedLinear(nn.Module):
 
         Maps are float32; the product, too, or for many rows in the dtype of x (not float16 on a CPU, which is slow).
         """
-        maps = self.maps()
-        z = self._shared.mapped(x, maps) if self._shared else maps.on_input(converted(x, torch.float32))
-        y = maps.on_output(self._product(z.flatten(0, -2), x.dtype).unflatten(0, x.shape[:-1]))
-        return converted(y if self.bias is None else y + self.bias, x.dtype)
+        maps, dtype = self.maps(), self._rounds_to(x)
+        z = self._shared.mapped(x, maps, dtype) if self._shared else maps.on_input(x, dtype)
+        y = self._product(z.flatten(0, -2), x.dtype).unflatten(0, x.shape[:-1])
+        return maps.on_output(y, x.dtype, self.bias)
+
+    def _rounds_to(self, x: Tensor) -> torch.dtype:
+        """The dtype that A x may have: that of x where the product would round to it anyway, else float32."""
+        if x.dtype != torch.bfloat16 or x.numel() == self.in_features or torch.compiler.is_compiling():
+            return torch.float32
+        trained = torch.is_grad_enabled() and (x.requires_grad or any(t.requires_grad for t in self.tensors().values()))
+        if trained or self._dense is not None:
+            return torch.float32
+        return rounds_to(self.packed(), x.numel() // self.in_features, self.activations, x.dtype)
 
     def _product(self, z: Tensor, dtype: torch.dtype) -> Tensor:
-        """z W~^T: (b, m) for z: (b, n), all float32."""
+        """z W~^T: (b, m) float32 for z: (b, n)."""
         packed = self.packed()
         if self._dense is not None:
             content, W = self._dense
@@ -187,21 +195,24 @@ class SharedInput:
 
     def __init__(self, layers: int) -> None:
         self._layers = layers
-        self._last: tuple[Tensor, int, Tensor] | None = None
+        self._last: tuple[Tensor, int, dict[torch.dtype, Tensor]] | None = None
         self._asked = 0
 
-    def mapped(self, x: Tensor, maps: Maps) -> Tensor:
-        """A x: (..., n) float32 of x: (..., n)."""
+    def mapped(self, x: Tensor, maps: Maps, dtype: torch.dtype) -> Tensor:
+        """A x: (..., n) in ``dtype`` of x: (..., n)."""
         if torch.compiler.is_compiling() or (x.requires_grad and torch.is_grad_enabled()):
-            return maps.on_input(x.float())
+            return maps.on_input(x, dtype)
         last = self._last
         if last is None or last[0] is not x or last[1] != _version(x):
-            last = self._last = x, _version(x), maps.on_input(converted(x, torch.float32))
+            last = self._last = x, _version(x), {}
             self._asked = 0
+        made = last[2]
+        if dtype not in made:
+            made[dtype] = maps.on_input(x, dtype)
         self._asked += 1
         if self._asked >= self._layers:
             self._last = None
-        return last[2]
+        return made[dtype]
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_layers": self._layers, "_last": None, "_asked": 0}

@@ -14,6 +14,7 @@ from quip_engine.codebooks import Codebook, codebooks
 from quip_engine.codebooks.base import Quantizer
 from quip_engine.layer import LayerFormat, LayerReport, QuantizedWeight
 from quip_engine.linear import QuantizedLinear, share_inputs
+from quip_engine.products import packed_product
 from quip_engine.transforms import Maps, TensorSpec, Transform, transforms
 from quip_engine.transforms.hadamard import RandomizedHadamard
 from quip_engine.transforms.kronecker import RandomOrthogonal
@@ -90,6 +91,20 @@ def test_output_has_the_dtype_of_the_input(layer: QuantizedLinear, dtype: torch.
     x = gaussian(3, N).to(dtype)
     assert layer(x).dtype == dtype
     assert torch.equal(layer(x), layer(x.float()).to(dtype))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 70])
+def test_types_that_change_on_the_way_change_nothing(rows: int) -> None:
+    q = quantized(RandomizedHadamard(), codebooks.get("e8p")())
+    shared = nn.Sequential(*(QuantizedLinear.from_quantized(q, gaussian(M, seed=3)) for _ in range(2)))
+    layer, x = shared[0], gaussian(rows, N).bfloat16()
+    maps = layer.maps()
+    y = packed_product(layer.packed(), maps.on_input(x.float()), dtype=torch.bfloat16)
+    expected = (maps.on_output(y) + layer.bias).bfloat16()
+    assert torch.equal(layer(x), expected)
+    share_inputs(shared)
+    assert torch.equal(shared[0](x), expected) and torch.equal(shared[1](x), expected)
+    assert layer(x.float()).dtype == torch.float32
 
 
 @pytest.mark.parametrize(
@@ -184,7 +199,7 @@ def test_layers_with_the_same_input_map_it_once(monkeypatch: pytest.MonkeyPatch)
     assert model.q._shared is model.k._shared is not None and model.o._shared is None
     calls = []
     original = Maps.on_input
-    monkeypatch.setattr(Maps, "on_input", lambda maps, x: (calls.append(1), original(maps, x))[1])
+    monkeypatch.setattr(Maps, "on_input", lambda maps, *given: (calls.append(1), original(maps, *given))[1])
     assert torch.equal(model(x), before) and len(calls) == 2
     assert torch.equal(model(x), before)  # nothing is kept
 

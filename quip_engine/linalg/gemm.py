@@ -8,7 +8,7 @@ of W, and sums leave it as float32. Elsewhere, and in float32, torch multiplies;
 
 from __future__ import annotations
 
-from ctypes import c_int64, c_void_p
+from ctypes import c_int, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -19,7 +19,10 @@ WORTH_A_THREAD = 2**16  # numbers of x
 
 
 class Gemm:
-    """x: (b, n) float32 on a CPU, to be multiplied in ``dtype``. Its result is the same whatever rows come together."""
+    """x: (b, n) float32 or ``dtype`` on a CPU, to be multiplied in ``dtype``.
+
+    The result is the same whatever rows come together.
+    """
 
     def __init__(self, x: Tensor, dtype: torch.dtype) -> None:
         self._shape = tuple(map(c_int64, x.shape))
@@ -48,7 +51,7 @@ class Gemm:
         if not (room := kernels.gemm_room(*self._shape)):
             return None
         panels, laid_out = kernels.gemm_panels(self._shape[0]), fresh(room, dtype=torch.bfloat16)
-        data = pointer(x), *self._shape
+        data = pointer(x), c_int(x.dtype == torch.bfloat16), *self._shape
         in_threads(
             lambda *some: kernels.gemm_lay_out(*data, *map(c_int64, some), pointer(laid_out)),
             panels,

@@ -100,7 +100,7 @@ class Hadamard:
         Computed in float32, also where the result is of another dtype.
         """
         plain = plus is None or _plain(plus)
-        if not self._in_c(x):
+        if not self._in_c(x, after):
             y = kronecker_apply(self._factors, converted(x, torch.float32))
         elif not self._leading and plain:
             return sylvester(x, self._sylvester, after=after, plus=plus, dtype=dtype)
@@ -111,7 +111,7 @@ class Hadamard:
 
     def transpose(self, x: Tensor, before: Tensor | None = None, dtype: torch.dtype = torch.float32) -> Tensor:
         """V^T diag(before) x over the last axis of x, as ``forward``. Not V x: H_K may be asymmetric."""
-        if not self._in_c(x):
+        if not self._in_c(x, before):
             x = converted(x, torch.float32)
             y = kronecker_apply_transpose(self._factors, x if before is None else x * before)
         elif not self._leading:
@@ -121,10 +121,11 @@ class Hadamard:
             y = kronecker_apply_transpose(self._leading, y, self._sylvester)
         return converted(y, dtype)
 
-    def _in_c(self, x: Tensor) -> bool:
+    def _in_c(self, x: Tensor, vector: Tensor | None) -> bool:
         if x.device.type != "cpu" or self._sylvester < SMALLEST_IN_C or torch.compiler.is_compiling():
             return False
-        return not (x.requires_grad and torch.is_grad_enabled()) and library() is not None
+        trained = x.requires_grad or (vector is not None and vector.requires_grad)
+        return not (trained and torch.is_grad_enabled()) and library() is not None
 
 
 def sylvester(

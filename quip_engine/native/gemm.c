@@ -50,8 +50,19 @@ int64_t gemm_room(int64_t b, int64_t n) { return n % 2 ? 0 : padded(b) * n; }
 int gemm_panels(int64_t b) { return (int)((b + PANEL - 1) / PANEL); }
 int gemm_blocks(int64_t rows) { return (int)((rows + BLOCK - 1) / BLOCK); }
 
-/* x: (b, n), its panels from start to stop, as (n / 2, rows of the panel, 2) each, rows of zeros behind the last. */
-void gemm_lay_out(const float *x, int64_t b, int64_t n, int64_t start, int64_t stop, uint32_t *laid_out)
+/* `left` numbers of a row of x, bfloat16 where `brief`, else float; zeros in the place of what lies behind them. */
+INLINE __m512i pairs_of(const void *x, int64_t at, int64_t left, int brief)
+{
+    if (brief)
+        return _mm512_maskz_loadu_epi32(first(left / 2), (const uint16_t *)x + at);
+    const float *from = (const float *)x + at;
+    __m512 low = _mm512_maskz_loadu_ps(first(left), from), high = _mm512_setzero_ps();
+    if (left > LANES)
+        high = _mm512_maskz_loadu_ps(first(left - LANES), from + LANES);
+    return (__m512i)_mm512_cvtne2ps_pbh(high, low);
+}
+
+INLINE void lay_out(const void *x, int brief, int64_t b, int64_t n, int64_t start, int64_t stop, uint32_t *laid_out)
 {
     int64_t pairs = n / 2, end = least(stop * PANEL, padded(b));
     for (int64_t panel = start * PANEL; panel < end; panel += PANEL) {
@@ -59,19 +70,22 @@ void gemm_lay_out(const float *x, int64_t b, int64_t n, int64_t start, int64_t s
         for (int64_t t = panel; t < panel + width; t += LANES)
             for (int64_t p = 0; p < pairs; p += LANES) {
                 __m512i v[LANES];
-                for (int i = 0; i < LANES; i++) {
-                    const float *from = x + (t + i) * n + 2 * p;
-                    int64_t left = t + i < b ? n - 2 * p : 0;
-                    __m512 low = _mm512_maskz_loadu_ps(first(left), from);
-                    __m512 high = left > LANES ? _mm512_maskz_loadu_ps(first(left - LANES), from + LANES)
-                                               : _mm512_setzero_ps();
-                    v[i] = (__m512i)_mm512_cvtne2ps_pbh(high, low);
-                }
+                for (int i = 0; i < LANES; i++)
+                    v[i] = t + i < b ? pairs_of(x, (t + i) * n + 2 * p, n - 2 * p, brief) : _mm512_setzero_si512();
                 transpose(v);
                 for (int i = 0; i < least(LANES, pairs - p); i++)
                     _mm512_storeu_si512(laid_out + panel * pairs + (p + i) * width + t - panel, v[i]);
             }
     }
+}
+
+/* x: (b, n), its panels from start to stop, as (n / 2, rows of the panel, 2) each, rows of zeros behind the last. */
+void gemm_lay_out(const void *x, int brief, int64_t b, int64_t n, int64_t start, int64_t stop, uint32_t *laid_out)
+{
+    if (brief)
+        lay_out(x, 1, b, n, start, stop, laid_out);
+    else
+        lay_out(x, 0, b, n, start, stop, laid_out);
 }
 
 /* sums: (R, PANEL), U registers of each, += the products of `pairs` pairs. As many numbers `ahead` are fetched. */

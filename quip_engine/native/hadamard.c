@@ -1,9 +1,9 @@
-/* Sylvester's transform y = S_{2^r} x, scaled, of many vectors: a vector is read once and written once, in the type that
- * it comes in and is wanted in, and stays in the first cache between.
+/* Sylvester's transform y = S_{2^r} x, scaled, of many vectors: a vector is read once and written once, in the type it
+ * comes in and the one that is wanted, and stays in the first cache between.
  *
- * Stages go in passes over the vector. In one, RADIX registers of LANES numbers, h apart, meet in all stages from h on; in
- * the first, they lie side by side, and the stages within each register come before. With 32 registers a vector of
- * 4096 numbers takes two passes: the one that reads it and the one that writes it.
+ * Stages go in passes over the vector. In one, RADIX registers of LANES numbers, h apart, meet in all stages from h on;
+ * in the first, they lie side by side, and the stages within each register come before. With 32 registers of 16 a
+ * vector of 4096 numbers takes two passes: the one that reads it and the one that writes it.
  */
 #include <stdint.h>
 #include <string.h>
@@ -119,105 +119,129 @@ INLINE void across(lanes *v, int R)
         stage(v, R, 8);
 }
 
+/* One vector on its way; `ahead` is the next x. */
 typedef struct {
+    const void *x, *ahead;
     const float *before, *after, *plus;
-    float scale;
+    float *room, scale;
+    void *y;
     int brief_x, brief_y;
     int64_t size;
-} Form;
+} Vector;
 
-/* Stages up to R LANES / 2. */
-INLINE void first(int R, int brief, const Form *form, const void *x, const float *before, float *y)
+/* Stages up to R LANES / 2. Memory of y that nothing was written to is asked for before it is needed. */
+INLINE void first(int R, const Vector *on)
 {
-    for (int64_t start = 0; start < form->size; start += R * LANES) {
+    for (int64_t start = 0; start < on->size; start += R * LANES) {
         lanes v[RADIX];
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
-            v[r] = load(x, start + r * LANES, brief) * form->scale;
-            if (before)
-                v[r] *= load(before, start + r * LANES, 0);
+            int64_t i = start + r * LANES;
+            v[r] = load(on->x, i, on->brief_x) * on->scale;
+            if (on->before)
+                v[r] *= load(on->before, i, 0);
             v[r] = within(v[r]);
+            if (on->brief_y && i % 32 == 0)
+                __builtin_prefetch((uint16_t *)on->y + i, 1, 2);
         }
         across(v, R);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++)
-            store(y, start + r * LANES, v[r], 0);
+            store(on->room, start + r * LANES, v[r], 0);
     }
 }
 
 /* Stages from h up to h R / 2. */
-INLINE void middle(int R, const Form *form, int64_t h, float *y)
+INLINE void middle(int R, int64_t h, const Vector *on)
 {
-    for (int64_t start = 0; start < form->size; start += R * h)
+    for (int64_t start = 0; start < on->size; start += R * h)
         for (int64_t i = start; i < start + h; i += LANES) {
             lanes v[RADIX];
 #pragma GCC unroll 16
             for (int r = 0; r < R; r++)
-                v[r] = load(y, i + r * h, 0);
+                v[r] = load(on->room, i + r * h, 0);
             across(v, R);
 #pragma GCC unroll 16
             for (int r = 0; r < R; r++)
-                store(y, i + r * h, v[r], 0);
+                store(on->room, i + r * h, v[r], 0);
         }
 }
 
-/* Those that are left, R h being the size. */
-INLINE void last(int R, int brief, const Form *form, const float *x, const float *after, const float *plus, void *y)
+/* Those that are left, R h being the size. The next x is fetched: while sums are made nothing else waits for memory. */
+INLINE void last(int R, const Vector *on)
 {
-    int64_t h = form->size / R;
+    int64_t h = on->size / R;
     for (int64_t i = 0; i < h; i += LANES) {
         lanes v[RADIX];
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++)
-            v[r] = load(x, i + r * h, 0);
+            v[r] = load(on->room, i + r * h, 0);
         across(v, R);
 #pragma GCC unroll 16
         for (int r = 0; r < R; r++) {
-            if (after)
-                v[r] *= load(after, i + r * h, 0);
-            if (plus)
-                v[r] += load(plus, i + r * h, 0);
-            store(y, i + r * h, v[r], brief);
+            if (on->after)
+                v[r] *= load(on->after, i + r * h, 0);
+            if (on->plus)
+                v[r] += load(on->plus, i + r * h, 0);
+            store(on->y, i + r * h, v[r], on->brief_y);
+            if (i % (on->brief_x ? 32 : 16) == 0)
+                __builtin_prefetch((const char *)on->ahead + ((i + r * h) << (2 - on->brief_x)), 0, 2);
         }
     }
 }
 
-#define EACH(R, call) \
-    switch (R) { \
-    case 1: call(1); break; \
-    case 2: call(2); break; \
-    case 4: call(RADIX < 4 ? RADIX : 4); break; \
-    case 8: call(RADIX < 8 ? RADIX : 8); break; \
-    default: call(RADIX); \
-    }
-
-/* Vector v from x to y by way of room: (size,), which may be y. */
-static void transform(const Form *form, const void *x, const float *before, const float *after, const float *plus,
-                      float *room, void *y)
+INLINE void transform(const Vector *on)
 {
-    int64_t registers = form->size / LANES, R = registers < RADIX ? registers : RADIX, h = R * LANES;
-#define FIRST(R) form->brief_x ? first(R, 1, form, x, before, room) : first(R, 0, form, x, before, room)
-    EACH(R, FIRST)
-    for (; form->size / h > RADIX; h *= RADIX)
-        middle(RADIX, form, h, room);
-#define LAST(R) form->brief_y ? last(R, 1, form, room, after, plus, y) : last(R, 0, form, room, after, plus, y)
-    EACH(form->size / h, LAST)
+    int64_t registers = on->size / LANES, h = LANES * (registers < RADIX ? registers : RADIX);
+    switch (h / LANES) {
+    case 1: first(1, on); break;
+    case 2: first(2, on); break;
+    case 4: first(4, on); break;
+    case 8: first(8, on); break;
+    default: first(RADIX, on);
+    }
+    for (; on->size / h > RADIX; h *= RADIX)
+        middle(RADIX, h, on);
+    switch (on->size / h) {
+    case 1: last(1, on); break;
+    case 2: last(2, on); break;
+    case 4: last(4, on); break;
+    case 8: last(8, on); break;
+    default: last(RADIX, on);
+    }
 }
 
-/* y: (vectors, size) from x of that shape, each float or bfloat16, for the vectors from start to stop; size is a power
- * of two, at least 16. What vectors are multiplied with before and after, and what is added then, (period, size) each
- * or NULL, is that of vector v at v mod period.
+INLINE void each(int brief_x, int brief_y, const void *x, const float *before, const float *after, const float *plus,
+                 void *y, int64_t period, int64_t size, float scale, int64_t start, int64_t stop)
+{
+    float between[brief_y ? size : 1] __attribute__((aligned(64)));
+    const char *from = (const char *)x + (start * size << (2 - brief_x));
+    char *to = (char *)y + (start * size << (2 - brief_y));
+    for (int64_t v = start; v < stop; v++) {
+        int64_t own = v % period * size;
+        const char *next = v + 1 < stop ? from + (size << (2 - brief_x)) : from;
+        Vector on = {from, next, before ? before + own : 0, after ? after + own : 0, plus ? plus + own : 0,
+                     brief_y ? between : (float *)to, scale, to, brief_x, brief_y, size};
+        transform(&on);
+        from = next, to += size << (2 - brief_y);
+    }
+}
+
+/* y: (vectors, size) from x of that shape, each float, or bfloat16 where it is brief, for the vectors from start to
+ * stop; size is a power of two, at least 16. What vectors are multiplied with before and after, and what is added then,
+ * (period, size) each or NULL, is that of vector v at v mod period.
  */
 void sylvester(const void *x, int brief_x, const float *before, const float *after, const float *plus, void *y,
                int brief_y, int64_t period, int64_t size, float scale, int64_t start, int64_t stop)
 {
-    Form form = {before, after, plus, scale, brief_x, brief_y, size};
-    float between[brief_y ? size : 1] __attribute__((aligned(64)));
-    for (int64_t v = start; v < stop; v++) {
-        int64_t own = v % period * size;
-        const void *from = brief_x ? (const void *)((const uint16_t *)x + v * size) : (const float *)x + v * size;
-        void *to = brief_y ? (void *)((uint16_t *)y + v * size) : (float *)y + v * size;
-        transform(&form, from, before ? before + own : 0, after ? after + own : 0, plus ? plus + own : 0,
-                  brief_y ? between : to, to);
-    }
+#define EACH(brief_x, brief_y) \
+    each(brief_x, brief_y, x, before, after, plus, y, period, size, scale, start, stop)
+    if (brief_x && brief_y)
+        EACH(1, 1);
+    else if (brief_x)
+        EACH(1, 0);
+    else if (brief_y)
+        EACH(0, 1);
+    else
+        EACH(0, 0);
 }

@@ -13,8 +13,19 @@ from quip_engine.products.base import (
     product_of,
     products,
     reference,
+    rounds_to,
 )
 
 import_modules(__name__, __path__)
 
-__all__ = ["Packed", "Product", "RowProduct", "form_of", "packed_product", "product_of", "products", "reference"]
+__all__ = [
+    "Packed",
+    "Product",
+    "RowProduct",
+    "form_of",
+    "packed_product",
+    "product_of",
+    "products",
+    "reference",
+    "rounds_to",
+]

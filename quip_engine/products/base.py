@@ -123,12 +123,21 @@ def reference(layer: Packed, x: Tensor) -> Tensor:
 
 
 def packed_product(layer: Packed, x: Tensor, activations: str = "float", dtype: torch.dtype = torch.float32) -> Tensor:
-    """y: (b, m) float32 of x: (b, n) float32; ``dtype`` is what products of many rows may be computed in."""
+    """y: (b, m) float32 of x: (b, n); ``dtype`` is what products of many rows may be computed in.
+
+    x is float32, or of the dtype that ``rounds_to`` names.
+    """
     if not torch.compiler.is_compiling() and not (x.requires_grad and torch.is_grad_enabled()):
         return _computed(layer, x, activations, dtype)  # without the operator, which takes longer than a small layer
     form, names = layer.form or form_of(layer.codebook), sorted(layer.tensors)
     tensors, shape = [layer.tensors[name] for name in names], {"m": layer.m, "n": layer.n}
     return torch.ops.quip.packed_product(x, tensors, form=form, **shape, activations=activations, dtype=dtype)
+
+
+def rounds_to(layer: Packed, rows: int, activations: str, dtype: torch.dtype) -> torch.dtype:
+    """What x: (rows, n) is rounded to by ``packed_product`` with these arguments, outside of autograd and traces."""
+    product = product_of(layer.codebook, layer.device, activations)
+    return dtype if product and rows > product.few else torch.float32
 
 
 @torch.library.custom_op("quip::packed_product", mutates_args=())

@@ -28,6 +28,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from quip_engine.native import converted
 from quip_engine.parts import Part, Registry
 
 ROWS = 256  # of H transformed together
@@ -62,6 +63,17 @@ class Keep:
     transpose = forward
 
 
+class Casting(ABC):
+    """A rotation that reads any float dtype and writes the one that is asked for, on the way through its float32."""
+
+    @abstractmethod
+    def forward(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor: ...
+
+    @abstractmethod
+    def transpose(self, x: Tensor, dtype: torch.dtype = torch.float32, plus: Tensor | None = None) -> Tensor:
+        """With ``plus``: (n,) added to the result."""
+
+
 @dataclass
 class Maps:
     """The maps of one layer, ready to use."""
@@ -71,14 +83,20 @@ class Maps:
     input_scale: Tensor | None = None  # s: (n,)
     output_scale: Tensor | None = None  # r: (m,)
 
-    def on_input(self, x: Tensor) -> Tensor:
-        """A x for x: (..., n)."""
-        return self.input_rotation.forward(x if self.input_scale is None else x / self.input_scale)
+    def on_input(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """A x in ``dtype`` for x: (..., n) of any; computed in float32."""
+        if self.input_scale is None and isinstance(self.input_rotation, Casting):
+            return self.input_rotation.forward(x, dtype)
+        x = converted(x, torch.float32)
+        return converted(self.input_rotation.forward(x if self.input_scale is None else x / self.input_scale), dtype)
 
-    def on_output(self, y: Tensor) -> Tensor:
-        """B y for y: (..., m)."""
+    def on_output(self, y: Tensor, dtype: torch.dtype = torch.float32, bias: Tensor | None = None) -> Tensor:
+        """B y + bias in ``dtype`` for y: (..., m) float32."""
+        if self.output_scale is None and isinstance(self.output_rotation, Casting):
+            return self.output_rotation.transpose(y, dtype, bias)
         y = self.output_rotation.transpose(y)
-        return y if self.output_scale is None else y * self.output_scale
+        y = y if self.output_scale is None else y * self.output_scale
+        return converted(y if bias is None else y + bias, dtype)
 
     def on_output_(self, W: Tensor) -> Tensor:
         """B W: (m, n), in the place of W: (m, n)."""

@@ -31,25 +31,25 @@ from torch import Tensor
 
 from quip_engine.linalg.hadamard import Hadamard, awkward_part, describe
 from quip_engine.parts import option
-from quip_engine.transforms.base import Keep, Maps, Rotation, TensorSpec, Transform, transforms
+from quip_engine.transforms.base import Casting, Keep, Maps, Rotation, TensorSpec, Transform, transforms
 from quip_engine.transforms.rescale import fourth_root_rescale
 
 SCALE_STEP = 1 / 4  # octaves
 SMALLEST = 2**-12  # of the largest rms or importance; what is smaller counts as that
 
 
-class SignedHadamard:
+class SignedHadamard(Casting):
     """x -> V^T diag(s) x for signs s: (n,) float32, and its transpose."""
 
     def __init__(self, signs: Tensor) -> None:
         self._signs = signs
         self._hadamard = Hadamard(len(signs), signs.device)
 
-    def forward(self, x: Tensor) -> Tensor:
-        return self._hadamard.transpose(x, before=self._signs)
+    def forward(self, x: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        return self._hadamard.transpose(x, self._signs, dtype)
 
-    def transpose(self, x: Tensor) -> Tensor:
-        return self._hadamard.forward(x, after=self._signs)
+    def transpose(self, x: Tensor, dtype: torch.dtype = torch.float32, plus: Tensor | None = None) -> Tensor:
+        return self._hadamard.forward(x, self._signs, plus, dtype)
 
 
 @transforms.register("hadamard")

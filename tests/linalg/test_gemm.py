@@ -64,6 +64,12 @@ def test_bits_depend_neither_on_parts_nor_on_threads_nor_on_other_rows() -> None
         assert torch.equal(product(x[:b], W), whole[:b])
 
 
+@pytest.mark.parametrize("shape", SHAPES, ids=str)
+def test_an_input_of_the_product_s_type_gives_the_same_bits(shape: tuple[int, int, int]) -> None:
+    x, W = drawn(*shape)
+    assert torch.equal(product(x.bfloat16(), W), product(x, W))
+
+
 @pytest.mark.skipif(not in_c(2), reason="torch multiplies")
 def test_nothing_of_what_lies_behind_is_read() -> None:
     x, W = drawn(3, 34, 7)
