@@ -34,7 +34,8 @@ if TYPE_CHECKING:  # what they are made of is not read here
     from quip_engine.layer import LayerFormat
     from quip_engine.methods.registry import Recipe
 
-FORMAT_VERSION = 1  # raise it when a folder of today could no longer be read
+# Raise it when the same bytes would mean other weights, or a folder of today could no longer be read.
+FORMAT_VERSION = 2  # 1: codes of trellises stood for quantiles
 INDEX = "model.safetensors.index.json"
 CODE = "modeling_quip.py"
 # What travels with a model unchanged.

@@ -60,9 +60,9 @@ class QuipConfig(QuantizationConfigMixin):
         embeddings: dict[str, int] | None = None,
         **unknown: Any,
     ) -> None:
-        if type(format_version) is not int or not 1 <= format_version <= FORMAT_VERSION:
+        if type(format_version) is not int or format_version != FORMAT_VERSION:
             reason = f"its format is version {format_version}, this program reads version {FORMAT_VERSION}"
-            fail("BAD_CHECKPOINT", path="config.json", reason=f"{reason}; update it")
+            fail("BAD_CHECKPOINT", path="config.json", reason=reason)
         if unknown:
             fail("BAD_CHECKPOINT", path="config.json", reason=f"unknown entry {sorted(unknown)[0]!r}")
         self.quant_method = quant_method

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig
 
 from quip_engine import hf
-from quip_engine.checkpoint import MANIFEST
+from quip_engine.checkpoint import FORMAT_VERSION, MANIFEST
 from quip_engine.errors import QuipError
 from quip_engine.loading import load_model
 
@@ -160,7 +160,8 @@ def edit_settings(folder: Path, **changes) -> None:
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"format_version": 2}, "version 2"),
+        ({"format_version": FORMAT_VERSION + 1}, f"version {FORMAT_VERSION + 1}"),
+        ({"format_version": 1}, "version 1"),
         ({"format_version": "1"}, "version 1"),
         ({"format_version": True}, "version True"),
         ({"surprise": 1}, "unknown entry 'surprise'"),
@@ -179,10 +180,10 @@ def test_settings_this_version_cannot_read(folder: Path, changes: dict, match: s
 
 
 def test_a_newer_version_is_refused_before_its_files_are_read(folder: Path) -> None:
-    edit_settings(folder, format_version=2, codes_in="another order")
+    edit_settings(folder, format_version=FORMAT_VERSION + 1, codes_in="another order")
     for path in folder.glob("*.safetensors"):
         path.unlink()
-    refused(folder, "version 2")
+    refused(folder, f"version {FORMAT_VERSION + 1}")
 
 
 def test_a_cut_file(folder: Path) -> None:

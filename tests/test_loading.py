@@ -8,6 +8,7 @@ from helpers import FAMILIES, edit_json, tiny_model
 from transformers import AutoConfig
 
 from quip_engine.architecture import build_on_meta
+from quip_engine.checkpoint import FORMAT_VERSION
 from quip_engine.errors import QuipError
 from quip_engine.loading import load_model, load_tokenizer
 from quip_engine.prompts import prepare_prompt
@@ -43,7 +44,7 @@ def test_what_is_no_model(tmp_path: Path) -> None:
 def checkpoint(tmp_path: Path) -> Path:
     """A folder that says it is one of ours and has no packed layer."""
     folder = tiny_model(tmp_path)
-    edit_json(folder / "config.json", quantization_config={"quant_method": "quip", "format_version": 1})
+    edit_json(folder / "config.json", quantization_config={"quant_method": "quip", "format_version": FORMAT_VERSION})
     return folder
 
 
