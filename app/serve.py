@@ -139,6 +139,7 @@ def _serve(flags: argparse.Namespace, listener: socket.socket, password: str | N
     from app import live_plot  # noqa: PLC0415
     from app.calls import Calls  # noqa: PLC0415
     from app.door import Door, read_secret  # noqa: PLC0415
+    from app.first_word import FirstWord  # noqa: PLC0415
     from app.guard import Guard, own_names  # noqa: PLC0415
     from app.main import build, launch_options  # noqa: PLC0415
     from app.studio import Studio  # noqa: PLC0415
@@ -162,7 +163,7 @@ def _serve(flags: argparse.Namespace, listener: socket.socket, password: str | N
         **launch_options(),
     )
     names = {host} | (own_names() if flags.listen else set())
-    inner = Uploads(Calls(page, blocks), home / "uploads")
+    inner = Uploads(Calls(FirstWord(page), blocks), home / "uploads")
     server = _server(uvicorn, Guard(inner, door, names), lambda: _announce(flags, host, port, door))
     server.run(sockets=[listener])
 
