@@ -1,8 +1,10 @@
-"""The short forms of tests/soak that attack the running studio, on one server; the full forms are commands."""
+"""The short forms of tests/soak that attack the running studio, on one server; the full forms are commands.
+
+``canary`` and ``offline`` start programs of their own for half a minute each and are commands only.
+"""
 
 from __future__ import annotations
 
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -68,9 +70,3 @@ def test_foreign_pages_get_nothing_and_texts_stay_texts(server: Server) -> None:
         pytest.skip("no Chromium: set QUIP_CHROMIUM, or install chromium")
     for row in browser_attacks.attacks(server, fast=True):
         held(row)
-
-
-@pytest.mark.parametrize("command", ["canary.py", "offline.py"])
-def test_commands_of_their_own(command: str) -> None:
-    done = subprocess.run([sys.executable, SOAK / command, "--fast"], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
