@@ -10,14 +10,13 @@ import os
 import random
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from unittest import mock
 
 from soak import Row, arguments, report
-from workers import digests, forked, home_in, quantize, tiny_job, wait
+from workers import digests, forked, quantize, scratch, tiny_job, uninterrupted, wait
 
 import quip_engine
 from quip_engine import events, plan
@@ -196,11 +195,8 @@ def sources(folder: Path, expected: dict[str, str]) -> Row:
 
 def main() -> int:
     options = arguments(__doc__)
-    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        home_in(folder)
-        whole = tiny_job(folder, "whole", blocks=3)
-        wait(forked(lambda: quantize(whole, folder / "work-whole"), quiet=False))
+    with scratch() as folder:
+        whole = uninterrupted(folder, 3)
         expected = digests(Path(whole.out))
         rows = [damage(folder, expected, fast=options.fast), sources(folder, expected)]
         return report([*rows, changes(folder)])

@@ -10,14 +10,13 @@ import os
 import shutil
 import subprocess
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 from points import SUFFERED, by_disk, explore
 from soak import Row, arguments, report
-from workers import digests, forked, home_in, quantize, strays, tiny_job, wait, work_on
+from workers import digests, home_in, scratch, strays, tiny_job, uninterrupted, wait, work_on
 
 from quip_engine.config import CalibrationConfig
 from quip_engine.runs import Store
@@ -75,12 +74,8 @@ def small_disk(folder: Path) -> Row:
 
 def main() -> int:
     options = arguments(__doc__)
-    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        home_in(folder)
-        whole = tiny_job(folder, "whole", blocks=2)
-        if status := wait(forked(lambda: quantize(whole, folder / "work-whole"), quiet=False)):
-            raise RuntimeError(f"the uninterrupted run ended with {status}")
+    with scratch() as folder:
+        whole = uninterrupted(folder, 2)
         expected = digests(Path(whole.out))
         rows = [every_operation(folder, expected, 14 if options.fast else 1), small_disk(folder)]
         shutil.rmtree(whole.out)

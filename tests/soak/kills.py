@@ -10,14 +10,13 @@ import random
 import shutil
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 from unittest import mock
 
 from points import by_disk, by_system_calls, explore
 from soak import Row, arguments, report
-from workers import KILLED, digests, forked, home_in, kill_after, quantize, strays, tiny_job, wait, work_on
+from workers import KILLED, digests, forked, kill_after, quantize, scratch, strays, tiny_job, wait, work_on
 
 from quip_engine.errors import QuipError
 from quip_engine.runs import Run, Store, Tail, client
@@ -151,9 +150,7 @@ def _hold(run: Run) -> None:
 def main() -> int:
     options = arguments(__doc__, kills={"type": int, "default": 100}, only={"default": ""})
     fast = options.fast
-    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        home_in(folder)
+    with scratch() as folder:
         whole = tiny_job(folder, "whole", blocks=2 if fast else 6)
         began = time.monotonic()
         if status := wait(forked(lambda: quantize(whole, folder / "work-whole"), quiet=False)):

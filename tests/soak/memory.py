@@ -12,7 +12,6 @@ import os
 import resource
 import signal
 import sys
-import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from unittest import mock
 
 import torch
 from soak import Row, arguments, report
-from workers import digests, forked, home_in, quantize, strays, tiny_job, wait, work_on
+from workers import digests, forked, scratch, strays, tiny_job, uninterrupted, wait, work_on
 
 from quip_engine import block_work, events, walk
 from quip_engine.activations import Activations
@@ -169,11 +168,8 @@ def _played(folder: Path) -> Row:
 
 def main() -> int:
     arguments(__doc__)
-    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        home_in(folder)
-        whole = tiny_job(folder, "whole", blocks=2)
-        wait(forked(lambda: quantize(whole, folder / "work-whole"), quiet=False))
+    with scratch() as folder:
+        whole = uninterrupted(folder, 2)
         expected = digests(Path(whole.out))
         rows = small_machine(folder, expected)
         return report([*rows, full_gpu(folder)])

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +19,7 @@ import torch
 from helpers import random_layer, tiny_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from workers import home_in, quantize, tiny_job
+from workers import quantize, scratch, tiny_job
 
 from quip_engine.config import JobConfig, RecipeConfig
 from quip_engine.errors import QuipError
@@ -158,9 +157,7 @@ def _finish(job: JobConfig, folder: Path) -> str:
 
 def main() -> int:
     options = arguments(__doc__)
-    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        home_in(folder)
+    with scratch() as folder:
         tiny_job(folder, blocks=2)
         rows = [places(folder), useless(["quip#", "optq"] if options.fast else list(PRESETS)), quota(folder)]
         return report(rows)

@@ -9,13 +9,12 @@ import json
 import os
 import signal
 import sys
-import tempfile
 import time
 from pathlib import Path
 
 import torch
 from soak import Row, arguments, report
-from workers import forked, home_in, tiny_job, wait
+from workers import forked, scratch, tiny_job, wait
 
 from quip_engine.checkpoint import MANIFEST, assemble, write_tensors
 
@@ -55,9 +54,7 @@ def main() -> int:
     options = arguments(__doc__, publishes={"type": int, "default": 50})
     count = 5 if options.fast else options.publishes
     row = Row("R5", f"a reader at 1 kHz over {count} publishes sees no folder in parts")
-    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        home_in(folder)
+    with scratch() as folder:
         source, out, looks = Path(tiny_job(folder).model), folder / "out", folder / "looks"
         shards = [folder / f"shard-{number}" for number in range(4)]
         for number, shard in enumerate(shards):

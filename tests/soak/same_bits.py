@@ -6,11 +6,10 @@ python tests/soak/same_bits.py [--fast] [--times 10]
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 from soak import Row, arguments, report
-from workers import digests, forked, home_in, quantize, tiny_job, wait
+from workers import digests, forked, quantize, scratch, tiny_job, wait
 
 RECIPES = {
     "quip#": {},
@@ -24,9 +23,7 @@ def main() -> int:
     options = arguments(__doc__, times={"type": int, "default": 10})
     times = 2 if options.fast else options.times
     row = Row("R26", f"{times} of {times} runs write the same bytes")
-    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
-        folder = Path(name)
-        home_in(folder)
+    with scratch() as folder:
         methods = list(RECIPES)[: 2 if options.fast else None]
         for method in methods:
             jobs = [tiny_job(folder, f"{method}-{n}", blocks=2, method=method, **RECIPES[method]) for n in range(times)]

@@ -13,6 +13,7 @@ import os
 import shutil
 import signal
 import sys
+import tempfile
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -56,6 +57,22 @@ def home_in(folder: Path) -> Path:
     soak.share_kernels(home)
     os.environ["QUIP_STUDIO_HOME"] = str(home)
     return home
+
+
+@contextmanager
+def scratch() -> Iterator[Path]:
+    """A folder of its own for a command, with a home in it; gone at the end."""
+    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
+        home_in(Path(name))
+        yield Path(name)
+
+
+def uninterrupted(folder: Path, blocks: int) -> JobConfig:
+    """A finished job that nothing happened to: what the others are compared with."""
+    whole = tiny_job(folder, "whole", blocks=blocks)
+    if status := wait(forked(lambda: quantize(whole, folder / "work-whole"), quiet=False)):
+        raise RuntimeError(f"the uninterrupted run ended with {status}")
+    return whole
 
 
 def digests(folder: Path) -> dict[str, str]:
