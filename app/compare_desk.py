@@ -24,7 +24,7 @@ from app.votes import Votes
 from quip_engine.config import ACTIVATIONS
 from quip_engine.errors import QuipError, fail
 from quip_engine.generate import GenerationSettings
-from quip_engine.loading import load_tokenizer
+from quip_engine.loading import checked_tokenizer
 from quip_engine.probe import locate
 from quip_engine.probe.packing import packing_of
 from quip_engine.probe.settings import read_config
@@ -195,7 +195,7 @@ class Desk:
     def _reads(self, room: Room, form: Form, k: int, choice: str) -> tuple[str, str]:
         model = self._contestant(choice)
         loaded = self.bench.loaded(model.path)
-        tokenizer = loaded.tokenizer if loaded else load_tokenizer(model.path)
+        tokenizer = loaded.tokenizer if loaded else checked_tokenizer(str(model.path))[1]
         known = room.turns and k < len(room.models) and room.models[k] == model
         talk = room.talk(k, form.prompt) if known else Room(system=form.system).talk(0, form.prompt)
         return model.name, write(tokenizer, fitting(talk, tokenizer))[0]

@@ -22,8 +22,7 @@ PLOTTED = ("second", "other")  # readings of the first answer: by the second mod
 
 
 def run_name(run: Run) -> str:
-    recipe = run.job.recipe
-    return f"{recipe.method} {recipe.bits:g}-bit, {run.id.replace('-', ' ')}"
+    return f"{run.job.title}, {run.id.replace('-', ' ')}"
 
 
 def heads(quantized: Sequence[bool | None]) -> dict[str, Any]:

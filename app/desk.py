@@ -12,22 +12,26 @@ from typing import Any
 
 import gradio as gr
 
-from app import forms
+from app import forms, outlook, sizing
 from app import widgets as w
 from app.drafts import Draft
-from app.fields import OWN, Form, rate_range
+from app.fields import OWN, Form
 from app.fmt import count
 from app.forms import CHOICES, CUSTOM, METHOD
-from app.price import price
+from app.price import price, run_costs
+from app.sizing import BITS, FITS, SIZE
 from app.state import explain
 from app.studio import Studio
 from app.tabs.models import facts_line
 from quip_engine.calibration import SETS, preview
 from quip_engine.config import JobConfig, RecipeConfig
 from quip_engine.errors import QuipError
-from quip_engine.estimate import Rates, estimate, measured
-from quip_engine.methods.registry import Recipe, presets, resolve
+from quip_engine.estimate import Rates, measured
+from quip_engine.footprint import memory_with
+from quip_engine.methods.mixing import resolve_mixed
+from quip_engine.methods.registry import Recipe
 from quip_engine.recipe_file import read_recipe, recipe_text
+from quip_engine.targets import Target, settle
 
 PREVIEWED = 3  # texts shown
 MEASURE, LATER = "Measure the time", "Add to queue"
@@ -52,20 +56,26 @@ class Desk:
     @property
     def everything(self) -> list[Any]:
         """The model and all fields, in the order of ``filled``."""
-        last = [self.form.fields[name] for name in ("source", "own", "samples", "seqlen", "seed", "device", "out")]
-        return [self.form.model, self.note, *self.form.recipe, *last]
+        last = ("source", "own", "samples", "seqlen", "seed", "device", "out", *sizing.values(JobConfig("", "")))
+        others = [self.form.fields[name] for name in last]
+        return [self.form.model, self.note, *self.form.recipe, *others, *self.form.ways.values()]
 
     def filled(self, job: JobConfig) -> list[Any]:
         """``everything`` as a job has it. Raises the coded errors of a recipe that this version cannot make."""
         recipe, text = job.recipe, job.calibration
-        resolve(recipe)
+        resolve_mixed(recipe)
         named = next((choice for choice, method in CHOICES.items() if method == recipe.method), CUSTOM)
         preset = named if recipe == RecipeConfig(recipe.method, recipe.bits) else CUSTOM
-        bits = forms.bits_for(presets.get(recipe.method), recipe.bits)
-        note, _, *parts = self._refilled({"preset": preset, "method": recipe.method}, replace(recipe, bits=bits))
+        note, _, *parts = self.refilled({"preset": preset, "method": recipe.method}, recipe)
         own = text.source not in SETS
         source = [OWN, gr.update(value=text.source, visible=True)] if own else [text.source, gr.update(visible=False)]
-        return [job.model, note, preset, *parts, *source, text.samples, text.seqlen, job.seed, job.device, job.out]
+        others = [text.samples, text.seqlen, job.seed, job.device, job.out]
+        sizes = sizing.values(job)
+        return [job.model, note, preset, *parts, *source, *others, *sizes.values(), *self.ways(sizes["sized"])]
+
+    def ways(self, asked: str) -> list[Any]:
+        """Of the ways to ask for a size, the one is shown."""
+        return [gr.update(visible=way == asked) for way in self.form.ways]
 
     def recalled(self) -> list[Any]:
         """``everything`` as it was when the page was last open."""
@@ -109,7 +119,28 @@ class Desk:
     def refill(self, *given: Any) -> list[Any]:
         """After another preset: the fold shows its recipe, at the bitrate that was asked for or the nearest it has."""
         fields = self.form.values(given)[1]
-        return self._refilled(fields, RecipeConfig(self.form.preset(fields).name, fields["rate"]))
+        preset = self.form.preset(fields)
+        return self.refilled(fields, RecipeConfig(preset.name, forms.bits_for(preset, fields["rate"])))
+
+    def resized(self, *given: Any) -> list[Any]:
+        """After another way to ask for the size: its field, with what the recipe would take as it is now."""
+        _, fields, _ = self.form.values(given)
+        asked, filled = fields["sized"], {name: gr.skip() for name in (SIZE, FITS)}
+        try:
+            if asked in filled and not (fields[asked] or "").strip():
+                filled[asked] = self._usual_size(asked, given)
+        except Exception:  # the price says so
+            pass
+        return [*self.ways(asked), *filled.values()]
+
+    def _usual_size(self, asked: str, given: tuple[Any, ...]) -> str:
+        """What the files, or answering, would take with the bits that are asked for."""
+        job = self.form.job(self.studio, self.form.changed(given, sized=BITS))
+        target, facts = self.settled(job), self.studio.facts(job.model)
+        files = target.weight_bytes or target.prices.total(dict.fromkeys(target.prices.layers, target.bits))
+        needed = memory_with(Path(facts.path), files, job.budget.context) if asked == FITS else files
+        step = 10 ** max(len(str(needed)) - 3, 0)
+        return sizing.written(-(-needed // step) * step)
 
     def rerated(self, source: str, *given: Any) -> list[Any]:
         """After another bitrate, from the field ``source``: the fold shows the preset's recipe for it."""
@@ -117,23 +148,27 @@ class Desk:
         preset = self.form.preset(fields)
         try:
             own = forms.preset_options(preset.name, parts)
-            return self._refilled(fields, RecipeConfig(preset.name, fields[source], options=own), source)
+            asked = forms.between(preset, fields["rate"]) if fields[source] == forms.OTHER else fields[source]
+            return self.refilled(fields, RecipeConfig(preset.name, asked, options=own), source)
         except QuipError:  # the price says so
             return [gr.skip()] * (1 + len(self.form.recipe))
 
-    def _refilled(self, fields: dict[str, Any], asked: RecipeConfig, source: str = "") -> list[Any]:
+    def refilled(self, fields: dict[str, Any], asked: RecipeConfig, source: str = "") -> list[Any]:
+        """The note and the form of a recipe; ``source``: the field of bits that somebody is typing into."""
         preset = self.form.preset(fields)
-        bits = forms.bits_for(preset, asked.bits)
+        between = forms.is_between(preset, asked.bits)
+        bits = asked.bits if between else forms.bits_for(preset, asked.bits)
         parts = forms.parts_of(replace(asked, bits=bits))
         dense = forms.is_dense(preset)
-        buttons = {} if dense else {"choices": forms.bits_choices(preset), "value": bits}
+        slider = dense or between or source == "rate"
+        buttons = {} if dense else {"choices": forms.bits_choices(preset), "value": forms.OTHER if slider else bits}
         moved = {} if source == "rate" else {"value": bits}  # somebody may still be typing
         return [
             w.note(preset.summary),
             gr.skip(),
             gr.update(value=preset.name, visible=fields["preset"] == CUSTOM),
             gr.update(**buttons, visible=not dense),
-            gr.update(**rate_range(preset), **moved, visible=dense),
+            gr.update(**forms.rate_range(preset), **moved, visible=slider),
             *self._filled(parts, self.form.options),
             *self._groups(parts),
         ]
@@ -181,31 +216,35 @@ class Desk:
         """Options are shown for the chosen parts only."""
         return [gr.update(visible=parts.names[slot] == part) for slot, part in self.form.groups]
 
-    def measure(self, *given: Any) -> Iterator[tuple[Any, Any, Any]]:
-        """Refine the time with one of the model's layers: button, price and command."""
+    def measure(self, *given: Any) -> Iterator[tuple[Any, Any]]:
+        """Refine the time with one of the model's layers: button, and what is wrong with the price."""
         try:
             job = self.form.job(self.studio, given)
-            facts, recipe = self.studio.facts(job.model), resolve(job.recipe)
-            yield gr.update(value="Measuring one layer…", interactive=False), gr.skip(), gr.skip()
+            facts, recipe = self.studio.facts(job.model), self.settled(job).recipe
+            yield gr.update(value="Measuring one layer…", interactive=False), gr.skip()
             self.rates[job.model, recipe, job.device] = measured(facts, recipe, job.device)
         except Exception as error:
-            yield gr.update(value=MEASURE, interactive=True), w.problem(explain(error)), gr.skip()
+            yield gr.update(value=MEASURE, interactive=True), w.problem(explain(error))
             return
-        yield gr.update(value=MEASURE, interactive=True), *self.reprice(*given)
+        yield gr.update(value=MEASURE, interactive=True), gr.skip()
 
-    def reprice(self, *given: Any) -> tuple[w.Html, w.Html]:
-        """Estimates and command of the job as it is now, or what is wrong with it."""
+    def settled(self, job: JobConfig) -> Target:
+        """What a job asks for, settled. Raises ``BAD_TARGET`` and what is wrong with model, recipe and budget."""
+        return settle(job.recipe, job.budget, self.studio.facts(job.model))
+
+    def reprice(self, *given: Any) -> list[Any]:
+        """Estimates and command of the job as it is now, or what is wrong with it; then the outlook."""
         try:
             job = self.form.job(self.studio, given)
-            facts, recipe = self.studio.facts(job.model), resolve(job.recipe)
-            rates = self.rates.get((job.model, recipe, job.device))
-            costs = estimate(facts, recipe, job.calibration, job.device, rates)
+            facts, target = self.studio.facts(job.model), self.settled(job)
+            rates = self.rates.get((job.model, target.recipe, job.device))
+            costs = run_costs(facts, target, job, rates)
             self.draft.save(job, (self.form.values(given)[1]["out"] or "").strip())
+            shown = outlook.shown(self.studio, facts, target, job)
         except Exception as error:
-            return w.problem(explain(error)), w.Html("")
-        return price(facts, recipe, job, costs, rates is not None), w.Html(
-            f"<pre tabindex=0>{w.tag('code', forms.command(job))}</pre>"
-        )
+            return [w.problem(explain(error)), w.Html(""), *[gr.skip()] * len(outlook.SHOWN)]
+        command = w.Html(f"<pre tabindex=0>{w.tag('code', forms.command(job))}</pre>")
+        return [price(facts, target, job, costs, rates is not None), command, *shown]
 
     def preview(self, *given: Any) -> w.Html:
         """The beginnings of a few texts of the calibration source, and how many tokens they are."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from app.state import tick
 from quip_engine import events
 from quip_engine.config import EvaluationConfig
 from quip_engine.runs import Tail, evaluations
@@ -26,8 +27,7 @@ class EvaluationView:
     layers: int = 0  # passes with one layer alone so far
     tasks: list[events.TaskScored] = field(default_factory=list)
     failed: events.RunFailed | None = None
-    begun: float = 0.0  # when the first window began, by the clock of this computer
-    layers_begun: float = 0.0
+    begun: float = 0.0  # when the first window began, by the clock that ``tick`` tells
 
     def fold(self, record: dict[str, Any]) -> None:
         """Take one record of the log in; those of an unknown type change nothing."""
@@ -37,10 +37,9 @@ class EvaluationView:
             return
         match event:
             case events.EvaluationStarted():
-                self.started, self.begun = event, record["time"]
+                self.started, self.begun = event, tick(record)
             case events.WindowScored():
                 self.scored.append(event)
-                self.layers_begun = record["time"]
             case events.LayerCompared():
                 self.layers += 1
             case events.TaskScored():

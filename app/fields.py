@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
-from app import forms
+from app import forms, sizing
 from app import widgets as w
 from app.forms import CHOICES, CUSTOM, METHOD, OptionKey, Parts
 from app.studio import Studio
@@ -30,6 +31,7 @@ class Form:
     slots: dict[str, Any] = field(default_factory=dict)
     options: dict[OptionKey, Any] = field(default_factory=dict)
     groups: dict[tuple[str, str], Any] = field(default_factory=dict)
+    ways: dict[str, Any] = field(default_factory=dict)  # columns by how a size is asked (``sizing.SIZED``)
 
     @property
     def inputs(self) -> list[Any]:
@@ -49,26 +51,36 @@ class Form:
         names = {METHOD: self.preset(fields).name, **dict(zip(self.slots, rest, strict=False))}
         return model, fields, Parts(names, dict(zip(self.options, rest[len(self.slots) :], strict=True)))
 
+    def changed(self, given: tuple[Any, ...], **fields: Any) -> tuple[Any, ...]:
+        """The same values, with others in some fields."""
+        names = ["", *self.fields]
+        return tuple(fields.get(name, v) for name, v in zip_longest(names, given, fillvalue=""))
+
     def job(self, studio: Studio, given: tuple[Any, ...]) -> JobConfig:
         """The job the fields describe. Raises the coded errors of bad values."""
         model, fields, parts = self.values(given)
         preset = self.preset(fields)
-        recipe = forms.recipe_config(preset.name, forms.bits_asked(preset, fields["bits"], fields["rate"]), parts)
+        budget, tuning = sizing.budget_config(fields), sizing.tuning_config(fields)
+        sized = bool(budget.size or budget.fits)  # bits are not asked then
+        bits = forms.bits_for(preset, None) if sized else forms.bits_asked(preset, fields["bits"], fields["rate"])
+        recipe = forms.recipe_config(preset.name, bits, parts)
         calibration = forms.calibration_config(self.source(fields), fields["samples"], fields["seqlen"])
         typed = (fields["out"] or "").strip()
-        out = Path(typed).expanduser().absolute() if typed else studio.folder_for(model, recipe)
+        out = Path(typed).expanduser().absolute() if typed else studio.folder_for(model, recipe, budget)
         seed, threads = forms.whole(fields["seed"]), studio.settings.threads
-        return JobConfig(model, str(out), recipe, calibration, seed, fields["device"], threads)
+        asked = JobConfig(model, str(out), recipe, calibration, seed, fields["device"], threads)
+        return replace(asked, budget=budget, tuning=tuning)
 
     @property
     def checked(self) -> list[Any]:
         """The fields that are checked by themselves, as they are typed."""
-        return [*(self.fields[name] for name in forms.CHECKED), *self.options.values()]
+        return [*(self.fields[name] for name in (*forms.CHECKED, *sizing.CHECKED)), *self.options.values()]
 
     def marks(self, given: tuple[Any, ...]) -> list[Any]:
         """For each of ``checked``: its help, or what it allows where it has something else."""
         _, fields, parts = self.values(given)
         errors = [forms.field_error(name, fields[name]) for name in forms.CHECKED]
+        errors += [sizing.error(name, fields) for name in sizing.CHECKED]
         for key, value in parts.values.items():
             chosen = parts.names[key[0]] == key[1]
             errors.append(forms.option_error(key, value) if chosen else "")
@@ -90,7 +102,7 @@ class Form:
 
 
 def recipe_fields(form: Form) -> gr.HTML:
-    """Preset, bits and the fold with every part; returns the note that explains the preset."""
+    """Preset and the fold with every part; returns the note that explains the preset."""
     usual = RecipeConfig()
     choice = next(choice for choice, method in CHOICES.items() if method == usual.method)
     preset = forms.preset_of(choice, usual.method)
@@ -99,7 +111,6 @@ def recipe_fields(form: Form) -> gr.HTML:
     )
     note = w.html(w.note(preset.summary))
     form.fields["method"] = w.Dropdown(forms.methods(), value=usual.method, label="Start from", visible=False)
-    bits_fields(form, preset, usual.bits)
     with gr.Accordion("Recipe: transform × codebook × rounding", open=False, elem_id="recipe"):
         shown = forms.parts_of(usual)
         with gr.Row():
@@ -111,19 +122,6 @@ def recipe_fields(form: Form) -> gr.HTML:
             for part in registry:
                 _options(form, slot, part.name, shown)
     return note
-
-
-def bits_fields(form: Form, preset: type[Preset], bits: float) -> None:
-    """Buttons, or a slider where a preset has many bitrates. The slider follows the buttons while it is hidden."""
-    common: dict[str, Any] = {"value": bits, "label": "Bits per weight"}
-    form.fields["bits"] = w.Radio(forms.bits_choices(preset), elem_classes="segmented", elem_id="bits", **common)
-    form.fields["rate"] = w.Slider(**rate_range(preset), visible=False, buttons=[], elem_id="rate", **common)
-
-
-def rate_range(preset: type[Preset]) -> dict[str, float]:
-    """The ends and the step of the slider for a preset's bitrates."""
-    low, high = preset.bits[0], preset.bits[-1]
-    return {"minimum": low, "maximum": high, "step": round((high - low) / (len(preset.bits) - 1), 6)}
 
 
 def _options(form: Form, slot: str, part: str, shown: Parts) -> None:

@@ -13,10 +13,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from app import sizing
+from app.sizing import whole
 from quip_engine.codebooks import codebooks
-from quip_engine.config import CalibrationConfig, JobConfig, Option, RecipeConfig
+from quip_engine.config import BudgetConfig, CalibrationConfig, JobConfig, Option, RecipeConfig
 from quip_engine.errors import QuipError, fail
-from quip_engine.methods.registry import MANY, Preset, listed_bits, presets, presets_by_age, resolve
+from quip_engine.methods.mixing import resolve_mixed
+from quip_engine.methods.registry import MANY, Preset, listed_bits, presets, presets_by_age
 from quip_engine.parts import OptionInfo, Part
 from quip_engine.rounding import rounders
 from quip_engine.transforms import transforms
@@ -24,10 +27,18 @@ from quip_engine.transforms import transforms
 SLOTS: dict[str, Any] = {"transform": transforms, "codebook": codebooks, "rounding": rounders}
 METHOD = "method"  # the slot of the preset
 REGISTRIES: dict[str, Any] = {METHOD: presets, **SLOTS}
-CHOICES = {"Fast": "quip#", "Balanced": "waterfill", "Best": "best", "Paper-exact": "quip"}  # and Custom: any preset
+CHOICES = {
+    "Fast": "quip#",
+    "Balanced": "waterfill",
+    "Thorough": "best",
+    "Paper-exact": "quip",
+}  # or any, by Custom
 CUSTOM = "Custom"
 OptionKey = tuple[str, str, str]  # slot, part, option
+NO_BUDGET = BudgetConfig()
 SAME = 1e-6  # bits per weight: what a slider's arithmetic is off
+STEP = 0.05  # bits per weight: of a slider
+OTHER = 0  # in place of a bitrate: one between those that the preset has, as the mean of layers
 
 
 def options() -> Iterator[tuple[OptionKey, OptionInfo]]:
@@ -53,7 +64,16 @@ def is_dense(preset: type[Preset]) -> bool:
 
 
 def bits_choices(preset: type[Preset]) -> list[tuple[str, float]]:
-    return [(f"{bits:g} {'bit' if bits == 1 else 'bits'}", bits) for bits in preset.bits]
+    """A button for each bitrate, and one for what lies between."""
+    buttons = [(f"{bits:g} {'bit' if bits == 1 else 'bits'}", bits) for bits in preset.bits]
+    return [*buttons, ("Between", OTHER)] if len(buttons) > 1 else buttons
+
+
+def rate_range(preset: type[Preset]) -> dict[str, float]:
+    """The ends and the step of the slider for a preset's bitrates, or for what lies between them."""
+    low, high = preset.bits[0], preset.bits[-1]
+    step = round((high - low) / (len(preset.bits) - 1), 6) if is_dense(preset) else STEP
+    return {"minimum": low, "maximum": high, "step": step}
 
 
 def bits_for(preset: type[Preset], bits: float | None) -> float:
@@ -62,9 +82,23 @@ def bits_for(preset: type[Preset], bits: float | None) -> float:
     return min(preset.bits, key=lambda b: (abs(b - asked), b))
 
 
+def between(preset: type[Preset], bits: float | None) -> float:
+    """A mean between two bitrates of a preset: ``bits``, or half way to the next where it has these."""
+    if bits is not None and is_between(preset, bits):
+        return bits
+    place = preset.bits.index(bits_for(preset, bits))
+    low = min(place, len(preset.bits) - 2)
+    return (preset.bits[low] + preset.bits[low + 1]) / 2
+
+
+def is_between(preset: type[Preset], bits: float | None) -> bool:
+    """Whether layers have to differ for the mean to be this: it is within the bitrates of a preset and none of them."""
+    return bits is not None and bits not in preset.bits and preset.bits[0] < bits < preset.bits[-1]
+
+
 def bits_asked(preset: type[Preset], button: float | None, slider: float | None) -> float:
     """The bitrate of the form, exactly as the preset names it; one that it has not comes back as it is."""
-    asked = slider if is_dense(preset) else button
+    asked = slider if is_dense(preset) or button == OTHER else button
     if asked is None:
         fail("BAD_SETTING", field="bits", value="nothing", allowed=listed_bits(preset.bits))
     near = bits_for(preset, asked)
@@ -80,7 +114,7 @@ class Parts:
 
 
 def parts_of(config: RecipeConfig) -> Parts:
-    recipe = resolve(config)
+    recipe = resolve_mixed(config)
     parts: dict[str, Part] = {"transform": recipe.transform, "codebook": recipe.codebook, "rounding": recipe.rounding}
     names = {METHOD: config.method, **{slot: part.name for slot, part in parts.items()}}
 
@@ -116,7 +150,7 @@ def recipe_config(method: str, bits: float, parts: Parts) -> RecipeConfig:
             if value != plain.values[key]:
                 given[info.key] = value
     config = RecipeConfig(method, bits, options=given, **changed)
-    resolve(config)
+    resolve_mixed(config)
     return config
 
 
@@ -137,11 +171,6 @@ def typed(info: OptionInfo, value: Any) -> Any:
         except ValueError:
             return text
     return whole(value) if info.kind == "int" else value
-
-
-def whole(value: Any) -> Any:
-    """Number fields give floats: 128.0 is 128, and 2.5 stays what it is, to be refused."""
-    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def calibration_config(source: str | None, samples: Any, seqlen: Any) -> CalibrationConfig:
@@ -175,9 +204,11 @@ def option_error(key: OptionKey, value: Any) -> str:
     return ""
 
 
-def stem(recipe: RecipeConfig) -> str:
-    """A recipe in the name of a file: ``quip-sharp-2bit``."""
-    words = f"{recipe.method.replace('#', '-sharp')} {recipe.bits:g}bit"
+def stem(recipe: RecipeConfig, budget: BudgetConfig = NO_BUDGET) -> str:
+    """A recipe in the name of a file: ``quip-sharp-2bit``; where a size is asked, ``quip-sharp-1.9mb``."""
+    size = sizing.written(budget.size or budget.fits).replace(" ", "")
+    asked = size if budget.size or budget.fits else f"{recipe.bits:g}bit"
+    words = f"{recipe.method.replace('#', '-sharp')} {asked}"
     return re.sub(r"[^a-z0-9.]+", "-", words.lower()).strip("-.")
 
 
@@ -185,7 +216,8 @@ def command(job: JobConfig) -> str:
     """The command line that does the same. Defaults are left out."""
     usual, recipe, text = JobConfig(job.model, job.out), job.recipe, job.calibration
     words = ["python", "-m", "quip_engine", "quantize", job.model, "--out", job.out]
-    words += ["--method", recipe.method, "--bits", f"{recipe.bits:g}"]
+    words += ["--method", recipe.method]
+    words += [] if job.budget.size or job.budget.fits else ["--bits", f"{recipe.bits:g}"]
     flags: list[tuple[str, object, object]] = [(slot, getattr(recipe, slot), None) for slot in SLOTS]
     flags += [("option", f"{key}={_spelled(value)}", None) for key, value in recipe.options.items()]
     flags += [
@@ -196,7 +228,7 @@ def command(job: JobConfig) -> str:
         ("device", job.device, usual.device),
     ]
     words += [word for name, value, default in flags if value != default for word in (f"--{name}", str(value))]
-    return shlex.join(words)
+    return shlex.join(words + sizing.words(job))
 
 
 def _spelled(value: Option) -> str:

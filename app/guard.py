@@ -21,6 +21,7 @@ from starlette.responses import PlainTextResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.door import Door
+from quip_engine.errors import CATALOGUE
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 POLICY = (
@@ -37,7 +38,7 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
 }
 BODY = 8 << 20  # bytes of a request
-TOO_LONG = f"A request may hold {BODY >> 20} MB."
+TOO_LONG = " ".join(["UPLOAD_LIMIT:", *CATALOGUE["UPLOAD_LIMIT"]]).format(limit=f"{BODY >> 20} MB")
 PUBLIC = ("/manifest.json", "/pwa_icon", "/favicon.ico")  # browsers ask for these without cookies; nothing is in them
 GRADIO = "/gradio_api"
 # What page and programs use of the several dozen routes of Gradio; an entry ending in / or = stands for what follows it

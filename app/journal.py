@@ -8,6 +8,7 @@ from pathlib import Path
 from app import widgets as w
 from app.fmt import clock, count, duration, plural, sci, size
 from app.state import RunView
+from app.tuning import log_lines
 from quip_engine import events
 
 LIVE_LINES, ALL_LINES = 16, 500  # lines shown while the log grows, and afterwards
@@ -25,6 +26,7 @@ def log(view: RunView) -> w.Html:
 
 def words(event: events.Event, view: RunView) -> Iterator[tuple[str, str]]:
     """An event as lines of the log: (info or warn, text)."""
+    yield from (("info", line) for line in log_lines(event))
     match event:
         case events.RunStarted():
             size_of = f"{plural(event.blocks, 'block')}, {plural(len(event.layers), 'linear layer')}"

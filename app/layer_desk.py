@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from app.layer_views import MODEL, RUN, Chosen, Least
 from app.library import DEMO
 from app.page import ask, go
 from app.state import RunView, explain
+from app.stops import Stops
 from app.studio import Studio
 from app.views import checkpoint
 from quip_engine.config import JobConfig, RecipeConfig
@@ -39,7 +39,7 @@ class Desk:
     def __init__(self, studio: Studio, parts: dict[str, Any], shown: Any) -> None:
         """``parts``: the components of the tab by name; ``shown``: where the layer that is seen is remembered."""
         self.studio, self.parts, self.shown = studio, parts, shown
-        self.stops: dict[str, threading.Event] = {}
+        self.stops = Stops()
 
     @property
     def outputs(self) -> list[Any]:
@@ -102,7 +102,7 @@ class Desk:
     def look(self, request: gr.Request, source: str, block: Any, projection: Any, recipe: str) -> Iterator[Update]:
         """Stream the model up to the layer, quantize it or read it from the run, and show it."""
         p = self.parts
-        with self._stoppable(request) as stop:
+        with self.stops.begun(request) as stop:
             try:
                 yield {**self._working("Checking the model…"), p["trouble"]: gr.update(visible=False)}
                 facts, view = self._facts(source), self._view(source)
@@ -198,7 +198,7 @@ class Desk:
     def race(self, request: gr.Request, chosen: Chosen | None, words: list[str]) -> Iterator[Update]:
         """Every chosen method on the layer that is shown, one after the other."""
         p = self.parts
-        with self._stoppable(request) as stop:
+        with self.stops.begun(request) as stop:
             try:
                 if chosen is None or not words:
                     fail("BAD_SETTING", field="methods", value="none", allowed="one or more")
@@ -243,17 +243,7 @@ class Desk:
     # -- working -------------------------------------------------------------------------------------------------------
 
     def stop(self, request: gr.Request) -> None:
-        if event := self.stops.get(request.session_hash or ""):
-            event.set()
-
-    @contextmanager
-    def _stoppable(self, request: gr.Request) -> Iterator[threading.Event]:
-        key = request.session_hash or ""
-        self.stops[key] = stop = threading.Event()
-        try:
-            yield stop
-        finally:
-            self.stops.pop(key, None)
+        self.stops.stop(request)
 
     def _working(self, words: str, share: float = 0.0) -> Update:
         p = self.parts

@@ -13,6 +13,18 @@ window.quipPlot = (() => {
     ticklen: 4, tickfont: {size: 11, color: '--ink-3'}, title: {font: {size: 12, color: '--ink-3'}, standoff: 8},
   };
 
+  // Plotly is large: the page comes first. The first chart asks for it, or five seconds of peace.
+  let library;
+  const plotly = () => library ??= new Promise(done => {
+    const ask = () => {
+      const script = document.createElement('script');
+      [script.src, script.onload, script.onerror] = [quipPlotlyAt, done, () => setTimeout(ask, 1000)];
+      document.head.append(script);
+    };
+    ask();
+  });
+  setTimeout(() => (window.requestIdleCallback || setTimeout)(plotly), 5000);
+
   const isObject = v => v !== null && typeof v === 'object' && !Array.isArray(v);
   const merge = (a, b) => {
     const out = {...a};
@@ -91,11 +103,11 @@ window.quipPlot = (() => {
     // Points that are added lie upon the chart until they are many, the reader comes near, or no more arrive.
     function update() {
       clearTimeout(rest);
-      if (!window.Plotly) return void setTimeout(update, 50);
       const given = props.value;
       if (!given?.data && typeof given !== 'string' || !given) return clear();
       stale = !box.offsetWidth || !near;
       if (stale) return;                                  // hidden tab, or far below: the observers draw it later
+      if (!window.Plotly) return void plotly().then(update);
       figure = typeof given === 'string' ? JSON.parse(given) : given;
       if (figure.summary) box.setAttribute('aria-label', figure.summary);
       foot.textContent = figure.foot || '';
@@ -147,8 +159,8 @@ window.quipPlot = (() => {
 
     element.addEventListener('click', e => {
       const tool = e.target.dataset && e.target.dataset.tool;
-      if (tool === 'png') { bring(); Plotly.downloadImage(box, {format: 'png', scale: 2, filename: 'quip-studio'}); }
-      if (tool === 'reset') { Plotly.purge(box); reset.hidden = true; afresh(); }
+      if (tool === 'png' && box.data) { bring(); Plotly.downloadImage(box, {format: 'png', scale: 2, filename: 'quip-studio'}); }
+      if (tool === 'reset' && box.data) { Plotly.purge(box); reset.hidden = true; afresh(); }
     });
     box.addEventListener('pointerenter', bring);
     new IntersectionObserver(seen => {

@@ -83,4 +83,4 @@ def live_plot(
 def head() -> str:
     """The scripts every page needs; the folder must be passed to ``gr.set_static_paths``."""
     plotly = f"/gradio_api/file={(PLOTLY_DIR / 'plotly.min.js').as_posix()}"
-    return f'<script src="{plotly}"></script><script>{SCRIPT}</script>'
+    return f"<script>const quipPlotlyAt = {json.dumps(plotly)};{SCRIPT}</script>"

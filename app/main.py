@@ -11,6 +11,7 @@ import gradio as gr
 from app import api, evaluation_views, live, live_plot, theme, views
 from app import widgets as w
 from app.calls import CarefulBlocks
+from app.guard import BODY
 from app.library import DEMO
 from app.machine import memory
 from app.page import Choices, Moment, Page, Tab, go
@@ -66,7 +67,7 @@ def launch_options() -> dict[str, Any]:
         "enable_monitoring": False,
         "allowed_paths": [],
         "show_error": True,
-        "max_file_size": "64mb",
+        "max_file_size": BODY,
     }
 
 
@@ -90,7 +91,7 @@ def _keep_true(page: Page) -> None:
 
     def seen(visitor: Visitor) -> tuple[dict[str, Any], dict[str, Any]]:
         """Values of live parts and of the others."""
-        values = screen(page.studio, visitor.choices, time.time())
+        values = screen(page.studio, visitor.choices, time.monotonic())
         told = {name: value for name, value in values.items() if live.is_live(parts[name])}
         return told, {name: value for name, value in values.items() if name not in told}
 
@@ -112,6 +113,17 @@ def _keep_true(page: Page) -> None:
         event(ring, page.choices, outputs, **QUIET)
 
 
+def first_word(studio: Studio) -> str:
+    """What is at work, as markup, for a page that is not there yet."""
+    with studio.follower.lock:
+        return _job(studio, time.monotonic())
+
+
+def _job(studio: Studio, now: float) -> w.Html:
+    follower = studio.follower
+    return evaluation_views.strip(studio.evaluations.view, now) or views.strip(follower.view, now, follower.since)
+
+
 def screen(studio: Studio, choices: Choices, now: float) -> dict[str, Any]:
     """Everything that follows from the runs and this machine, by tab and part."""
     ram = memory()
@@ -123,7 +135,7 @@ def screen(studio: Studio, choices: Choices, now: float) -> dict[str, Any]:
         groups: dict[str, dict[str, Any]] = {
             "strip": {
                 "say": evaluation_views.spoken(studio.evaluations.view) or views.spoken(newest),
-                "job": evaluation_views.strip(studio.evaluations.view, now) or views.strip(newest, now, since),
+                "job": _job(studio, now),
                 "pause": gr.update(visible=alive, interactive=alive and newest.run.status != "stopping"),  # type: ignore[union-attr]
                 "open": gr.update(visible=newest is not None and views.is_news(newest, since)),
                 "memory": w.meter(ram.label, ram.used, ram.total),

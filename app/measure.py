@@ -24,7 +24,7 @@ from quip_engine.checkpoint import read_manifest
 from quip_engine.config import EvaluationConfig
 from quip_engine.errors import QuipError, fail
 from quip_engine.evaluate import text_file
-from quip_engine.loading import load_tokenizer
+from quip_engine.loading import checked_tokenizer
 from quip_engine.probe.folder import local_folder
 from quip_engine.probe.settings import read_config
 
@@ -173,7 +173,7 @@ def _entries(library: Library, _when: int) -> list[Entry]:
 
 @lru_cache(maxsize=32)
 def _counted(folder: str, text: str, _when: float) -> int:
-    return len(load_tokenizer(Path(folder))(evaluation_text(text), verbose=False)["input_ids"])
+    return len(checked_tokenizer(folder)[1](evaluation_text(text), verbose=False)["input_ids"])
 
 
 @lru_cache(maxsize=1)

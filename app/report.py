@@ -78,6 +78,8 @@ def report(view: RunView, result: Result | None, *, plotly: str) -> str:
 TITLES = {
     "loss": ("Proxy loss", "How much of each layer's output is lost, on a log scale.", 320),
     "tiles": ("Block map", "The same loss, one tile a layer.", 340),
+    "kl": ("Tuning", "KL to the original on text that the model is not trained on.", 280),
+    "bits": ("Who gets the bits", "Bits of each layer, as they were shared out.", 280),
     "mu_w": ("Incoherence of the weights", "Largest weight over the root mean square.", 260),
     "mu_h": ("Incoherence of the inputs", "The same for the directions the inputs take.", 260),
 }

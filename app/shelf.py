@@ -14,6 +14,7 @@ from app.fmt import UNKNOWN, clock, duration, fixed, plural, sci, size
 from app.forms import command
 from app.page import Shelf
 from app.results import Result
+from app.sizing import asked, settings
 from app.state import RunView
 from quip_engine.runs import Run
 from quip_engine.runs.removal import Footprint
@@ -43,7 +44,7 @@ def matching(runs: Sequence[Run], words: str) -> list[Run]:
 def _searched(run: Run) -> str:
     state = views.WORDS.get(run.status, run.status)
     parts = [run.id, run.id.replace("-", " "), run.name, run.job.model, run.job.recipe.method, state, run.note]
-    return " ".join([*parts, f"{run.job.recipe.bits:g}-bit", *run.tags]).lower()
+    return " ".join([*parts, run.job.title, *run.tags]).lower()
 
 
 def measured(found: Sequence[Result]) -> dict[str, Result]:
@@ -146,6 +147,7 @@ def facts(run: Run, view: RunView | None, result: Result | None) -> list[tuple[o
         found.append(("Perplexity", "not measured"))
     found += [("Size", size(made.get("bytes"))), ("Time", duration(worked(run)))]
     found.append(("Calibration", f"{Path(text.source).name}, {text.samples} × {text.seqlen} tokens"))
+    found += settings(run.job).items()
     found.append(("Seed", run.job.seed))
     if run.error:
         found.append(("Failed with", w.tag("code", run.error.get("error", ""))))
@@ -205,13 +207,13 @@ def transfer(now: Transfer | None) -> w.Html:
 
 def queue(waiting: Sequence[Run], holders: Sequence[Run], busy: bool) -> w.Html:
     """Runs that wait, the next one first, and what they wait for."""
-    columns = [("Next", "text"), ("Model", "text"), ("Method", "text"), ("Bits", "num"), ("", "act")]
+    columns = [("Next", "text"), ("Model", "text"), ("Method", "text"), ("Asked", "num"), ("", "act")]
     rows = [
         [
             w.Html(f"{place}. {w.safe(label(run))}"),
             views.model_name(run),
             run.job.recipe.method,
-            f"{run.job.recipe.bits:g}",
+            asked(run.job),
             w.joined([_arrow("up", run, place > 1), _arrow("down", run, place < len(waiting)), _remove(run)]),
         ]
         for place, run in enumerate(waiting, 1)
@@ -265,7 +267,7 @@ def differences(runs: Sequence[Run], results: Mapping[str, Result]) -> w.Html:
 def _settings(run: Run) -> dict[str, str]:
     """Every setting of a job as text, by the name a person would use."""
     job, recipe, text = run.job, run.job.recipe, run.job.calibration
-    found = {"Model": views.model_name(run), "Method": recipe.method, "Bits": f"{recipe.bits:g}"}
+    found = {"Model": views.model_name(run), "Method": recipe.method, **settings(job)}
     found |= {slot: str(getattr(recipe, slot) or "of the preset") for slot in ("transform", "codebook", "rounding")}
     found |= {key.replace("_", " "): json.dumps(value) for key, value in recipe.options.items()}
     found |= {"Calibration": Path(text.source).name, "Samples": str(text.samples), "Tokens each": str(text.seqlen)}

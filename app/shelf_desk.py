@@ -150,7 +150,7 @@ class ShelfDesk:
     def job(self, choices: Choices) -> JobConfig:
         """The recipe of the run, for a new folder."""
         run = self.chosen(choices)
-        return replace(run.job, out=str(self.studio.folder_for(run.job.model, run.job.recipe)))
+        return replace(run.job, out=str(self.studio.folder_for(run.job.model, run.job.recipe, run.job.budget)))
 
     def report(self, choices: Choices) -> list[str]:
         """Name and text of the report; the page puts its own copy of Plotly in."""

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from app.figures import Lanes, Point
+from app.tuning import Tuning
 from quip_engine import events
 from quip_engine.errors import QuipError
 from quip_engine.runs import Run, Store, Tail, settle
@@ -35,8 +36,14 @@ class RunView:
     finished: events.RunFinished | None = None
     failed: events.RunFailed | None = None
     lanes: dict[str, str] = field(default_factory=dict)  # module path -> short name of its projection
-    work_started: float = 0.0  # when this worker began with its first block
-    worked: list[tuple[float, int]] = field(default_factory=list)  # (when, weights) of each layer it has finished since
+    allocated: events.BitsAllocated | None = None
+    tuning: Tuning = field(default_factory=Tuning)
+    # Of this worker, by the clock of the machine, which never jumps: when it began, when with its first block, when it
+    # was last heard of, and (when, weights) of each layer it has finished.
+    begun: float | None = None
+    work_started: float = 0.0
+    heard: float = 0.0
+    worked: list[tuple[float, int]] = field(default_factory=list)
 
     def fold(self, record: dict[str, Any]) -> None:
         """Take one record of the log in. Records of an unknown type, from a newer version, change nothing."""
@@ -44,17 +51,22 @@ class RunView:
             event = events.from_json(record)
         except KeyError:
             return
-        when = record["time"]
-        self.log.append((when, event))
+        self.log.append((record["time"], event))
+        when = self.heard = tick(record)
+        self.tuning.fold(event, when)
         match event:
             case events.RunStarted():
                 self.started, self.failed, self.finished = event, None, None
-                self.lanes, self.worked, self.work_started = short_names(event.layers), [], when
+                self.lanes, self.worked = short_names(event.layers), []
+                self.begun = self.work_started = when
             case events.PhaseChanged(phase=phase):
                 self.phase = phase
                 if phase == "quantize":
                     self.work_started = when
+            case events.BitsAllocated():
+                self.allocated = event
             case events.LayerQuantized():
+                self.phase = "quantize"  # also behind a training between two blocks
                 self.layers.pop(event.name, None)  # a resumed block is done anew: last place, new result
                 self.layers[event.name] = event
                 self.worked.append((when, event.shape[0] * event.shape[1]))
@@ -98,7 +110,12 @@ class RunView:
         return (self.lanes[layer["name"]], layer["block"]) if layer else None
 
     def remaining(self, now: float) -> float | None:
-        """Seconds to the end of the layers, from the pace so far; None before the third layer of this worker."""
+        """Seconds to the end of the layers, from the pace so far; None before the third layer of this worker.
+
+        ``now``: of the clock that ``tick`` tells, as below. While a stage of tuning is at work, to its end.
+        """
+        if self.phase == "tune":
+            return self.tuning.current.left(now) if self.tuning.current else None
         if self.started is None or len(self.worked) < 3:
             return None
         todo = sum(x["shape"][0] * x["shape"][1] for x in self.started.layers if x["name"] not in self.layers)
@@ -117,6 +134,11 @@ class RunView:
         weights = [layer.shape[0] * layer.shape[1] for layer in self.layers.values()]
         bits = (layer.bits_per_weight for layer in self.layers.values())
         return sum(b * w for b, w in zip(bits, weights, strict=True)) / sum(weights) if weights else None
+
+
+def tick(record: dict[str, Any]) -> float:
+    """When a record was written, by ``time.monotonic``; by the time of day in logs that know no other."""
+    return float(record.get("tick", record["time"]))
 
 
 def short_names(layers: list[dict[str, Any]]) -> dict[str, str]:
@@ -154,7 +176,6 @@ class Follower:
 
     def __init__(self, home: Path) -> None:
         self.store = Store(home)
-        self.since = time.time()  # a run that ended before this app started is history, not news
         self.lock = threading.RLock()
         self.runs: list[Run] = []
         self.view: RunView | None = None
@@ -163,6 +184,8 @@ class Follower:
         self._tail: Tail | None = None
         self._views: dict[tuple[str, str, float | None], RunView] = {}
         self.refresh()
+        # The turn of the latest run that had ended when this app started: it is history, not news.
+        self.since = max((run.turn for run in self.runs if not run.alive), default=0)
 
     def watch(self, interval: float = 0.33) -> None:
         threading.Thread(target=self._watch, args=(interval,), name="follower", daemon=True).start()
@@ -181,7 +204,7 @@ class Follower:
         with self.lock:
             changed = runs != self.runs
             self.runs = runs
-            newest = max((run for run in runs if run.status != "queued"), key=lambda run: run.created, default=None)
+            newest = max((run for run in runs if run.status != "queued"), key=lambda run: run.turn, default=None)
             if newest is None:
                 self.view = self.previous = self._tail = None
             elif self.view is None or self.view.run.id != newest.id:

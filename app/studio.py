@@ -11,12 +11,13 @@ from app import forms
 from app.bench import Bench
 from app.downloads import Downloads
 from app.evaluations import Evaluations
+from app.expectations import Expectations
 from app.library import DEMO, Library
 from app.settings import Settings, SettingsFile
 from app.state import Follower
 from app.suggestions import Suggestions
 from quip_engine import runs
-from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
+from quip_engine.config import BudgetConfig, CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.plan import make_plan
 from quip_engine.probe import ModelFacts, probe
 from quip_engine.runs import Run
@@ -30,6 +31,7 @@ class Studio:
     settings: Settings = field(init=False)
     follower: Follower = field(init=False)
     evaluations: Evaluations = field(init=False)
+    expectations: Expectations = field(init=False)
     library: Library = field(init=False)
     downloads: Downloads = field(init=False)
     suggestions: Suggestions = field(init=False)
@@ -42,6 +44,7 @@ class Studio:
         self._follow_settings()
         self.follower = Follower(self.home)
         self.evaluations = Evaluations(self.home)
+        self.expectations = Expectations(self.home)
         self.library = Library(self.home)
         self.downloads = Downloads(self.home, self.library.forget)
         self.suggestions = Suggestions()
@@ -77,10 +80,10 @@ class Studio:
         with self._lock:
             return [model for model, _ in self._facts]
 
-    def folder_for(self, model: str, recipe: RecipeConfig) -> Path:
+    def folder_for(self, model: str, recipe: RecipeConfig, budget: BudgetConfig = forms.NO_BUDGET) -> Path:
         """A folder that does not exist yet, named after model and recipe."""
         name = re.sub(r"[^a-z0-9.]+", "-", Path(model).name.lower()).strip("-.")
-        stem = f"{name}-{forms.stem(recipe)}".strip("-")
+        stem = f"{name[:60]}-{forms.stem(recipe, budget)[:40]}".strip("-.")  # both may be any text
         taken = {Path(run.job.out).name for run in self.follower.runs}
         names = (stem if k == 1 else f"{stem}-{k}" for k in range(1, len(taken) + 10_000))
         models = self.home / "models"

@@ -8,19 +8,22 @@ import math
 from pathlib import Path
 from typing import Any
 
-from app import figures
+from app import figures, tuning_views
 from app import widgets as w
 from app.fmt import UNKNOWN, by_trial, clock, duration, eta, fixed, percent_change, plural, sci, size
 from app.journal import log
+from app.sizing import asked
 from app.state import RunView
+from app.tuning import now_doing
 from quip_engine import events
 from quip_engine.linalg.guarantee import hadamard_incoherence
 from quip_engine.runs import Run
 
-PHASES = {"check": "Check", "calibrate": "Calibrate", "quantize": "Quantize", "pack": "Pack"}
+PHASES = {"check": "Check", "calibrate": "Calibrate", "quantize": "Quantize", "tune": "Tune", "pack": "Pack"}
 PHASE_WORDS = {
     "check": "checking the model",
     "calibrate": "reading the calibration text",
+    "tune": "reading what the original says",
     "pack": "writing the checkpoint",
     "done": "finishing",
 }
@@ -57,19 +60,24 @@ def checkpoint(run: Run) -> Path:
 # -- the strip ---------------------------------------------------------------------------------------------------------
 
 
-def is_news(view: RunView, since: float) -> bool:
-    """Whether the strip shows this run: it is busy, was cut off, or ended while this app was there."""
-    return view.run.alive or view.run.status == "interrupted" or (view.run.finished or 0.0) > since
+def is_news(view: RunView, since: int) -> bool:
+    """Whether the strip shows this run: it is busy, was cut off, or ended while this app was there.
+
+    ``since``: the latest turn that had ended before.
+    """
+    return view.run.alive or view.run.status == "interrupted" or view.run.turn > since
 
 
-def strip(view: RunView | None, now: float, since: float) -> w.Html:
+def strip(view: RunView | None, now: float, since: int) -> w.Html:
     """The job in one line. Its buttons live outside: markup that is replaced every second would lose their focus."""
     if view is None or not is_news(view, since):
         return w.Html(f'<div class="job">{w.pill("Idle", "idle")}<span class="what">No job running</span></div>')
     status = view.run.status
     kind = KINDS.get(status, status)
     what = w.joined([w.tag("b", model_name(view.run)), *_strip_words(view, now)], " · ")
+    stage = view.tuning.current
     share = len(view.layers) / view.total if view.total else 0.0
+    share = stage.step / stage.started.steps if stage and share == 1 else share
     bar = w.progress(1.0 if status == "done" else share, "Job progress", kind)
     return w.Html(f'<div class="job">{status_pill(status)}<span class="what num">{what}</span>{bar}</div>')
 
@@ -87,7 +95,9 @@ def _strip_words(view: RunView, now: float) -> list[str]:
 def _working_words(view: RunView, now: float) -> list[str]:
     done, total = len(view.layers), view.total
     if view.run.status == "stopping":
-        return ["ends after this layer"]
+        return ["ends after this step" if view.phase == "tune" else "ends after this layer"]
+    if view.phase == "tune" and view.tuning.current:
+        return [now_doing(view.tuning.current, now)]
     if view.phase in PHASE_WORDS or not total:
         return [PHASE_WORDS.get(view.phase, PHASE_WORDS["check"])]
     left = eta(view.remaining(now))
@@ -107,16 +117,17 @@ def spoken(view: RunView | None) -> str:
 
 def title(view: RunView) -> str:
     """What has become of the run, in a few words."""
-    name, bits, status = model_name(view.run), f"{view.run.job.recipe.bits:g}", view.run.status
+    name, status = model_name(view.run), view.run.status
+    doing = f"Tuning {name}" if view.phase == "tune" else f"Quantizing {name} to {asked(view.run.job)}"
     return {
-        "done": f"{name} has {bits} bits per weight now",
-        "failed": f"{name} failed at layer {len(view.layers) + 1}",
+        "done": f"{name} has {view.finished.bits if view.finished else 0:.4g} bits per weight now",
+        "failed": f"{name} failed {'in tuning' if view.phase == 'tune' else f'at layer {len(view.layers) + 1}'}",
         "paused": f"{name} is paused",
         "stopped": f"{name} is stopped",
         "queued": f"{name} waits in the queue",
         "interrupted": f"{name} was interrupted",
-        "stopping": f"{name} pauses after this layer",
-    }.get(status, f"Quantizing {name} to {bits} bits")
+        "stopping": f"{name} pauses after this {'step' if view.phase == 'tune' else 'layer'}",
+    }.get(status, doing)
 
 
 def head(view: RunView) -> w.Html:
@@ -124,9 +135,11 @@ def head(view: RunView) -> w.Html:
     if view.started:
         parts.append("{} × {} tokens".format(*view.started.calibration["windows"]))
     parts.append(f"seed {view.run.job.seed}")
-    current = len(PHASES) if view.phase == "done" else list(PHASES).index(view.phase)
+    tunes = bool(view.tuning.stages or view.run.job.tuning.soft) or view.phase == "tune"
+    phases = [phase for phase in PHASES if phase != "tune" or tunes]
+    current = len(phases) if view.phase == "done" else phases.index(view.phase)
     kind = "failed" if status in ("failed", "interrupted") else ""
-    return w.joined([w.heading(title(view), " · ".join(parts)), w.steps(list(PHASES.values()), current, kind)])
+    return w.joined([w.heading(title(view), " · ".join(parts)), w.steps([PHASES[p] for p in phases], current, kind)])
 
 
 def numbers(view: RunView, previous: RunView | None, now: float) -> w.Html:
@@ -149,14 +162,14 @@ def numbers(view: RunView, previous: RunView | None, now: float) -> w.Html:
 
 
 def _time(view: RunView, now: float) -> tuple[str, str, str]:
-    begun = next((when for when, e in reversed(view.log) if isinstance(e, events.RunStarted)), view.run.created)
-    ended = view.run.finished or (view.log[-1][0] if view.log else begun)
+    ended = clock(view.run.finished or (view.log[-1][0] if view.log else view.run.created))
     if view.finished:
-        return "Took", duration(view.finished.seconds), f"finished {clock(ended)}"
+        return "Took", duration(view.finished.seconds), f"finished {ended}"
     if not view.run.alive:
-        return "Ran for", duration(ended - begun), f"ended {clock(ended)}"
+        return "Ran for", duration(0 if view.begun is None else max(0, view.heard - view.begun)), f"ended {ended}"
+    spent = 0 if view.begun is None else now - view.begun
     left = view.remaining(now)
-    return "Left", eta(left), f"{duration(max(10, 5 * round((now - begun) / 5)))} so far" if now - begun >= 10 else ""
+    return "Left", eta(left), f"{duration(max(10, 5 * round(spent / 5)))} so far" if spent >= 10 else ""
 
 
 def _against(view: RunView, previous: RunView | None) -> object:
@@ -204,15 +217,16 @@ def trouble(view: RunView) -> w.Html | None:
 
 
 def plots(view: RunView, previous: RunView | None) -> dict[str, figures.Figure]:
-    """The four figures of the Monitor; empty before the layers are known."""
+    """The figures of the Monitor; empty before the layers are known."""
     if not view.lanes:
-        return {name: {} for name in ("loss", "tiles", "mu_w", "mu_h")}
+        return {name: {} for name in ("loss", "tiles", "mu_w", "mu_h", "kl", "bits")}
     points, axis, run = view.points(), view.axis, view.run.id
     earlier = [p for p in previous.points() if p.lane in axis.names and p.block < axis.blocks] if previous else []
     current = None if view.run.status == "done" else view.upcoming()
     failed = view.run.status in ("failed", "interrupted")
     bounds = _incoherence_bounds(view)
     return {
+        **tuning_views.plots(view),
         "loss": figures.proxy_loss(points, axis, run, earlier),
         "tiles": figures.block_map(points, axis, run, current, failed),
         "mu_w": figures.incoherence(points, axis, run, "W", [most[0] for most in bounds]),

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from quip_engine.architecture import linear_modules
 from quip_engine.linalg.hessian import Hessian
+from quip_engine.overflow import History, Places, overflowing
 from quip_engine.skeleton import Skeleton
 
 NO_WEIGHTS: Mapping[str, Tensor] = {}
@@ -119,12 +120,21 @@ class Activations:
     """Hidden states of all calibration windows, (samples, length, width), moved on block by block."""
 
     def __init__(
-        self, skeleton: Skeleton, tokens: Tensor, hidden: Tensor | None = None, *, at_once: int | None = None
+        self,
+        skeleton: Skeleton,
+        tokens: Tensor,
+        hidden: Tensor | None = None,
+        *,
+        at_once: int | None = None,
+        history: History | None = None,
     ) -> None:
-        """``hidden``: states saved at a later block; without it they start at the embeddings.
+        """``hidden``: states saved at a later block, with the ``history`` of their places; without it they start at the
+        embeddings. Raises ``ACTIVATION_OVERFLOW``, as does whatever goes through a block.
 
         ``at_once``: tokens of one pass, ``BATCH_TOKENS`` by default; one window in any case.
         """
+        self.places: Places | None = Places(len(tokens), history)
+        self._prefix = skeleton.prefix
         self._batch = max(1, (at_once or BATCH_TOKENS[skeleton.device.type]) // tokens.shape[1])
         self._calls: dict[int, list[BlockCall]] = {}
         parts = []
@@ -134,6 +144,7 @@ class Activations:
                 if hidden is None:
                     parts.append(first)
         self.hidden = torch.cat(parts) if hidden is None else hidden.to(skeleton.device)
+        self.put_aside([k for k, window in enumerate(self.hidden) if overflowing(window[None])], "the embeddings")
 
     def twin(self, hidden: Tensor | None = None) -> Activations:
         """The same windows on their own way; ``hidden``: where they are, if not here."""
@@ -142,8 +153,10 @@ class Activations:
         return other
 
     def first(self) -> Activations:
-        """The first batch alone."""
-        return self.twin(self.hidden[: self._batch])
+        """The first batch alone, whatever comes of it."""
+        few = self.twin(self.hidden[: self._batch])
+        few.places = None
+        return few
 
     def full_call(self, index: int) -> tuple[int, BlockCall]:
         """Windows of a full batch, and how the model calls a block on so many."""
@@ -152,6 +165,7 @@ class Activations:
 
     def calls(self, index: int) -> Iterator[tuple[slice, BlockCall]]:
         """For each batch its place and how the model calls a block on it."""
+        self.follow()
         for start in range(0, len(self.hidden), self._batch):
             place = slice(start, min(start + self._batch, len(self.hidden)))
             yield place, self._calls[place.stop - place.start][index]
@@ -164,8 +178,40 @@ class Activations:
     @torch.no_grad()
     def advance(self, block: nn.Module, index: int) -> None:
         """Replace the inputs of a block by its outputs."""
+        self.outputs(block, index, self.hidden)
+
+    @torch.no_grad()
+    def outputs(self, block: nn.Module, index: int, into: Tensor) -> Tensor:
+        """What a block gives, written to ``into``: (samples, length, width)."""
+        bad = []
         for place, run in self.batches(index):
-            self.hidden[place] = run(block)
+            into[place] = run(block)
+            bad += overflowing(into[place], place.start)
+        if self.put_aside(bad, self.block_name(index)) and self.places:
+            self.places.follow(into)
+        return into
+
+    def put_aside(self, places: list[int], name: str) -> bool:
+        """Let other windows stand at ``places``, which overflow in ``name``; whether any had to."""
+        if not places or self.places is None:
+            return False
+        self.places.put_aside(places, name)
+        self.follow()
+        return True
+
+    @property
+    def history(self) -> History:
+        """Of the windows at their places."""
+        return self.places.history if self.places else {}
+
+    def follow(self) -> None:
+        """Let the states be those of the windows that stand at their places."""
+        if self.places:
+            self.places.follow(self.hidden)
+
+    def block_name(self, index: int) -> str:
+        """Module path of a block."""
+        return f"{self._prefix}.{index}"
 
 
 @torch.no_grad()
@@ -205,7 +251,8 @@ def block_hessians(
     ]
     try:
         for place, run in activations.batches(index):
-            run(block)
+            while activations.put_aside(overflowing(run(block), place.start), activations.block_name(index)):
+                read.clear()
             for x, names in read.values():
                 take(x, names, place)
             read.clear()

@@ -25,12 +25,13 @@ from quip_engine.correction import Corrected, Twin
 from quip_engine.distortion import usual_distortion
 from quip_engine.errors import QuipError, Stopped
 from quip_engine.few_tokens import fill_up, warning
-from quip_engine.finite import check_states, check_stored
+from quip_engine.finite import check_stored
 from quip_engine.layer import QuantizedWeight, quantize_weight
 from quip_engine.linalg.hessian import NO_SIGNAL, SINGULAR
 from quip_engine.linalg.proxy import eigenvectors
 from quip_engine.linear import QuantizedLinear
 from quip_engine.methods.registry import Recipe
+from quip_engine.overflow import History
 from quip_engine.plan import Plan
 from quip_engine.probe import ModelFacts
 from quip_engine.process import return_small_memory
@@ -47,10 +48,12 @@ class Counts:
 
     sensitivities: dict[str, Tensor]  # by path in the block and kind
     recipes: dict[str, Recipe]  # by module path, where not all have that of the run
+    mixing: float = 0.0  # share of tokens that count alike: E[((1 - a) w + a) x x^T] mixes two Hessians
 
     def tokens(self) -> dict[str, Tensor]:
         """(samples, length) by path in the block."""
-        return {k.removesuffix(".tokens"): t for k, t in self.sensitivities.items() if k.endswith(".tokens")}
+        known = {k.removesuffix(".tokens"): t for k, t in self.sensitivities.items() if k.endswith(".tokens")}
+        return {k: torch.lerp(t, torch.ones_like(t), self.mixing) for k, t in known.items()} if self.mixing else known
 
     def of(self, names: list[str]) -> Tensor | None:
         """(samples, length): the mean over layers that read the same input, by path in the block."""
@@ -82,6 +85,7 @@ class BlockWork:
         self.skipped: dict[str, str] = {}
         self.formats: dict[str, Any] = {}
         self.fallbacks: list[str] = []
+        self.overflow: History = {}  # of all windows so far
         self.notes: dict[str, str] = {}  # path in the block -> what calibration did not reach
         self.trained: BlockObjective | None = None  # the block, where it is tuned
         self.started = time.perf_counter()
@@ -95,7 +99,7 @@ class BlockWork:
         block = self.skeleton.load_block(self.index)
         self.plan.sources.check()
         # Weights that wait take the room of their file, unless the block is trained meanwhile.
-        tuning = "block" in self.plan.job.tuning.stages
+        tuning = not {"block", "progressive"}.isdisjoint(self.plan.job.tuning.stages)
         held = self.skeleton.dtype if tuning else getattr(torch, self.plan.facts.dtype)
         twin = Twin(block, self.index, activations, original, held) if original else None
         clock = time.perf_counter()
@@ -112,6 +116,7 @@ class BlockWork:
         linears = linear_modules(block)
         yield from self._skip_unused(linears, {name for names in inputs for name in names})
         self.trained = self._trainable(block, activations, twin)
+        ahead = outputs_of(block, self.index, activations) if self.plan.recipe.inputs == "original" else None
         for names in later:
             assert twin is not None
             weights, last = self.counts.of(names), names is later[-1]
@@ -122,9 +127,13 @@ class BlockWork:
         hold_weights(linears, self.skeleton.dtype)  # of those left out
         if twin:
             twin.advance()
+        elif ahead is not None:
+            activations.hidden = ahead
         else:
             activations.advance(block, self.index)
-        check_states(activations.hidden, self.prefix.rstrip("."))
+        if activations.places:
+            yield from (events.Warned("ACTIVATION_OVERFLOW", text) for text in activations.places.news())
+            self.overflow = activations.places.history
         self.tensors = self._stored_tensors(block)
         check_stored(self.tensors)
         self.skeleton.release_block(self.index)
@@ -132,7 +141,7 @@ class BlockWork:
     def record(self) -> dict[str, Any]:
         seconds = time.perf_counter() - self.started
         found = {"layers": self.layers, "skipped": self.skipped, "formats": self.formats, "fallbacks": self.fallbacks}
-        return {"seconds": seconds, **found}
+        return {"seconds": seconds, "overflow": self.overflow, **found}
 
     def _trainable(self, block: nn.Module, activations: Activations, twin: Twin | None) -> BlockObjective | None:
         """The block as something to train, where the job asks for it."""

@@ -21,7 +21,7 @@ RULES = ("usual", "sensitivity", "trace", "uniform", "manual")  # who gets the b
 EMBEDDINGS = (0, 4, 6, 8)  # bits of packed embeddings and heads; 0: they stay as they are
 UNITS = {"": 1, "B": 1, "KB": 1e3, "MB": 1e6, "GB": 1e9, "KIB": 2**10, "MIB": 2**20, "GIB": 2**30}
 ACTIVATIONS = ("float", "int8")  # what packed layers multiply single tokens as
-STAGES = ("block", "end-to-end", "pv")  # of tuning, in their order
+STAGES = ("progressive", "block", "end-to-end", "pv")  # of tuning, in their order
 RELAXING = ("never", "auto", "always")  # signs into real numbers
 
 
@@ -88,6 +88,11 @@ class TuningConfig:
         if self.relax_signs not in RELAXING:
             fail("BAD_SETTING", field="tuning signs", value=repr(self.relax_signs), allowed=", ".join(RELAXING))
 
+    @property
+    def soft(self) -> tuple[str, ...]:
+        """The stages that train on what the original predicts: all but ``block``."""
+        return tuple(stage for stage in self.stages if stage != "block")
+
 
 @dataclass(frozen=True)
 class BudgetConfig:
@@ -144,6 +149,14 @@ class JobConfig:
         check_number("seed", self.seed, 0, 2**31 - 1, whole=True)
         check_number("fallbacks", self.fallbacks, 0, 1)
         _check_machine(self.device, self.threads)
+
+    @property
+    def title(self) -> str:
+        """Method and size in short: ``quip# 2-bit``, ``best 2.9 MB``."""
+        size = self.budget.size or self.budget.fits
+        if not size:
+            return f"{self.recipe.method} {self.recipe.bits:g}-bit"
+        return f"{self.recipe.method} {f'{size / 1e9:.4g} GB' if size >= 1e9 else f'{size / 1e6:.4g} MB'}"
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

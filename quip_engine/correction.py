@@ -33,6 +33,7 @@ from quip_engine.architecture import hold_weights, linear_modules, weight_of
 from quip_engine.errors import QuipError
 from quip_engine.experts import expert_modules
 from quip_engine.linalg.hessian import ROWS, Hessian, cholesky_, restore_
+from quip_engine.overflow import overflowing
 
 DAMPING = 0.1  # .02 to .1 differ by a hundredth of the KL
 
@@ -120,7 +121,17 @@ class Twin:
     def _inputs(self, name: str) -> Iterator[tuple[slice, Tensor, Tensor]]:
         """Place, original and present input, each (tokens, n) float32, of the layer ``name``, batch by batch."""
         for (place, was), (_, now) in zip(self.before.batches(self.index), self.now.batches(self.index), strict=True):
-            yield place, _input(self.original, name, was), _input(self.block, name, now)
+            x, x_now = _input(self.original, name, was), _input(self.block, name, now)
+            while bad := _overflowing(x, place) + _overflowing(x_now, place):
+                self.now.put_aside(bad, self.now.block_name(self.index))
+                self.before.follow()
+                x, x_now = _input(self.original, name, was), _input(self.block, name, now)
+            yield place, x, x_now
+
+
+def _overflowing(x: Tensor, place: slice) -> list[int]:
+    """Windows of the place whose inputs x: (tokens, n) hold NaN or infinities."""
+    return overflowing(x.view(place.stop - place.start, -1), place.start)
 
 
 def _input(block: nn.Module, name: str, run: Callable[[nn.Module], Tensor]) -> Tensor:

@@ -24,6 +24,10 @@ class QuipError(Exception):
         super().__init__(without_tokens(message))
         self.code, self.message, self.hint, self.details = code, *map(without_tokens, (message, hint, details))
 
+    def __reduce__(self) -> tuple[type[QuipError], tuple[str, ...]]:
+        """So that it crosses from a process to its parent."""
+        return type(self), (self.code, self.message, self.hint, self.details)
+
     def to_json(self) -> dict[str, str]:
         return {"error": self.code, "message": self.message, "hint": self.hint}
 
@@ -45,7 +49,6 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "NOT_FOUND": ("No file or folder at {path}.", "Check the spelling, or choose another."),
     "NOT_A_FOLDER": ("{path} is a file.", "Give the folder that holds config.json."),
     "NO_PERMISSION": ("This program may not read {path}.", "Change its permissions, or choose another folder."),
-    "PATH_NOT_ALLOWED": ("{path} is outside your model folders.", "Add the folder in Settings."),
     "BAD_PATH": ("The path has characters that cannot be used, or is too long.", "Type it again without them."),
     "BAD_HUB_ID": ("{name} is not a hub id.", "A hub id looks like owner/name.{suggestion}"),
     "HUB_NOT_FOUND": (
@@ -122,6 +125,7 @@ CATALOGUE: dict[str, tuple[str, str]] = {
     "IO_ERROR": ("{path} cannot be written: {reason}.", "Progress is kept; mend the cause and resume."),
     "GPU_MEMORY": ("The GPU needs {needed} GB, {free} GB are free.", "Use fewer samples, shorter windows, or the CPU."),
     "HOST_MEMORY": ("Memory ran out{where}.", "Use fewer samples or shorter windows, then resume."),
+    "GPU_LOST": ("The GPU has stopped working: {reason}.", "Restart it or the computer, then resume."),
     "NO_GPU": ("There is no usable GPU.", "Choose device cpu."),
     # -- runs
     "BUSY": ("'{name}' is running{where}.", "Wait for it, or stop it first."),

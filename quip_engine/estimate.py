@@ -86,7 +86,7 @@ def estimate(
     """
     where = resolve_device(device)
     tokens = calibration.samples * min(calibration.seqlen, facts.context)
-    rates = rates or _rates(recipe, where, torch.get_num_threads())
+    rates = rates or usual_rates(recipe, device)
     weighted = recipe.hessian == "weighted"
     memory, disk = room(facts, recipe, calibration, where, weight_files)
     return Estimate(
@@ -108,9 +108,15 @@ def room(
     seqlen = min(calibration.seqlen, facts.context)
     states = calibration.samples * seqlen * facts.hidden * FLOAT
     weighted = recipe.hessian == "weighted"
-    kept = max(facts.blocks, GENERATIONS + 1) if weighted else GENERATIONS + 1  # at each block, or in generations
+    at_once = facts.blocks if weighted else 1  # inputs of blocks: of all with gradients, else of the next
+    kept = at_once + GENERATIONS
     memory = _peak_memory(facts, recipe, states, seqlen, where.type) + (PROCESS if where.type == "cpu" else 0)
     return int(memory), output_bytes(facts, recipe, weight_files) + kept * states  # finished blocks become the output
+
+
+def usual_rates(recipe: Recipe, device: str = "auto") -> Rates:
+    """Rates of two small layers, timed once (about 0.3 s)."""
+    return _rates(recipe, resolve_device(device), torch.get_num_threads())
 
 
 def measured(facts: ModelFacts, recipe: Recipe, device: str = "auto") -> Rates:

@@ -27,6 +27,7 @@ from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from quip_engine.errors import fail
+from quip_engine.files import existing_file
 
 BUNDLED = Path(__file__).parents[1] / "assets" / "evaluation.txt"
 ROWS = 256  # positions whose log-probabilities exist at once, so that a large vocabulary fits
@@ -133,11 +134,8 @@ class Running:
 
 
 def text_file(source: str) -> Path:
-    """The file of an evaluation text: ``bundled``, or a path. Raises ``NOT_FOUND``."""
-    path = BUNDLED if source == "bundled" else Path(source).expanduser()
-    if not path.is_file():
-        fail("NOT_FOUND", path=source)
-    return path
+    """The file of an evaluation text: ``bundled``, or a path. Raises ``NOT_FOUND`` and ``BAD_PATH``."""
+    return BUNDLED if source == "bundled" else existing_file(source)
 
 
 def windows(tokenizer: PreTrainedTokenizerBase, text: str, seqlen: int, source: str = "The text") -> Tensor:

@@ -26,6 +26,7 @@ from quip_engine.config import BudgetConfig, JobConfig, TuningConfig, check_numb
 from quip_engine.errors import fail
 from quip_engine.evaluate import Estimate
 from quip_engine.methods.mixing import offered_rates
+from quip_engine.pipeline import worths
 from quip_engine.plan import make_plan
 from quip_engine.rehearsal import Cost, Rehearsal
 from quip_engine.workspace import Workspace
@@ -61,9 +62,14 @@ class Expectation:
     calibration: int  # windows
     windows: int  # of the text
     seconds: float
+    values: dict[str, float]  # of layers by module path, where they were measured: as ``targets`` takes them
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
+
+    @classmethod
+    def from_json(cls, record: dict[str, Any]) -> Expectation:
+        return cls(**{**record, "points": [Point(**point) for point in record["points"]]})
 
 
 def compare(expected: Sequence[Point], bits: float, kl: float, kl_error: float | None = None) -> dict[str, Any]:
@@ -113,7 +119,7 @@ def expect(
     with TemporaryDirectory(prefix="quip-expect-") as folder, Workspace(Path(folder) / "work") as space:
         progress("what the original predicts")
         rehearsal = Rehearsal(plan, text, space, end - time.monotonic())
-        rehearsal.weigh()
+        rehearsal.weigh(sizes)
         rehearsal.choose_blocks(end - time.monotonic())
         costs = _costs(rehearsal, sizes, end, progress)
         points = {bits: _point(rehearsal, bits, found) for bits, found in costs.items()}
@@ -125,6 +131,7 @@ def expect(
             calibration=len(rehearsal.plan.tokens),
             windows=len(text),
             seconds=time.monotonic() - started,
+            values=worths(rehearsal.plan, space),
         )
 
 

@@ -142,6 +142,17 @@ def publishing(path: Path) -> Iterator[Path]:
         sync(path.parent)
 
 
+def existing_file(source: str) -> Path:
+    """The file that a person means. Raises ``NOT_FOUND``, or ``BAD_PATH`` where that can be no path."""
+    try:
+        path = Path(source).expanduser()
+        if path.is_file():
+            return path
+    except (OSError, RuntimeError):  # a part of the path is too long; no such ~user
+        fail("BAD_PATH")
+    fail("NOT_FOUND", path=source)
+
+
 def check_output(out: Path, source: Path) -> None:
     """Refuse an output folder that is taken, inside the source, or cannot be made."""
     out, source = out.absolute(), source.resolve()

@@ -29,10 +29,3 @@ def check_stored(tensors: dict[str, Tensor]) -> None:
     for name, tensor in tensors.items():
         if tensor.is_floating_point() and (count := not_finite(tensor)):
             fail("NON_FINITE", name=name, count=count, remedy="Use another method, or a copy in a wider type.")
-
-
-def check_states(hidden: Tensor, name: str) -> None:
-    """States (windows, length, width) that ``name`` has put out. Raises ``ACTIVATION_OVERFLOW``."""
-    rows = sum(bool(not_finite(window)) for window in hidden)
-    if rows:
-        fail("ACTIVATION_OVERFLOW", rows=rows, total=len(hidden), name=name)

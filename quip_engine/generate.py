@@ -165,5 +165,5 @@ def choose(logits: Tensor, settings: GenerationSettings, generator: torch.Genera
 def end_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> set[int]:
     """Tokens that end an answer: those of generation_config.json and of the tokenizer."""
     listed = model.generation_config.eos_token_id if model.generation_config is not None else None
-    ends = set(listed) if isinstance(listed, list) else {listed}
-    return {i for i in ends | {tokenizer.eos_token_id} if i is not None}
+    ends = listed if isinstance(listed, list) else [listed]
+    return {i for i in [*ends, tokenizer.eos_token_id] if isinstance(i, int)}

@@ -30,12 +30,14 @@ from huggingface_hub.file_download import repo_folder_name
 from huggingface_hub.utils import validate_repo_id
 
 from quip_engine.errors import QuipError, fail
+from quip_engine.files import sha256
 from quip_engine.probe.folder import INDEX, SINGLE, refuse_other_weights, weight_files
 from quip_engine.probe.headers import DTYPES
 from quip_engine.probe.settings import check_config
 
 T = TypeVar("T")
 SECONDS = 3.0  # for the first answer of the hub
+SHA256 = re.compile(r"[0-9a-f]{64}")  # the tag of a large file is the hash of its content
 SHARD = re.compile(r"model-\d+-of-\d+\.safetensors")
 BESIDE_WEIGHTS = re.compile(
     r"config\.json|generation_config\.json|tokenizer\.json|tokenizer_config\.json|special_tokens_map\.json|"
@@ -65,8 +67,8 @@ class Listing:
 def fetch(name: str, offline: bool) -> Path:
     """Folder of the model ``name`` (owner/name) in the local cache, downloaded if it is not there yet.
 
-    Raises ``BAD_HUB_ID``, ``HUB_OFFLINE``, ``HUB_NOT_FOUND``, ``HUB_GATED``, ``DOWNLOAD_INCOMPLETE``, and what is wrong
-    with the kind of its weights before anything is downloaded.
+    Raises ``BAD_HUB_ID``, ``HUB_OFFLINE``, ``HUB_NOT_FOUND``, ``HUB_GATED``, ``DOWNLOAD_INCOMPLETE`` and
+    ``HASH_MISMATCH``, and what is wrong with the kind of its weights before anything is downloaded.
     """
     check_id(name)
     cached = _cached(name)
@@ -216,9 +218,19 @@ def _download(name: str, revision: str | None, wanted: list[str]) -> Path:
         details = str(error)
     if have < len(wanted):
         fail("DOWNLOAD_INCOMPLETE", details=details, have=have, want=len(wanted), name=name)
+    for file in wanted:
+        _check_hash(folder / file)
     if revision:
         remember(name, revision)
     return folder
+
+
+def _check_hash(file: Path) -> None:
+    """Compare a file with the hash of its content, where the cache names it so. Raises ``HASH_MISMATCH``."""
+    blob = file.resolve()
+    if SHA256.fullmatch(blob.name) and sha256(blob) != blob.name:
+        blob.unlink()  # it would be taken for whole
+        fail("HASH_MISMATCH", file=file.name)
 
 
 def storage(name: str) -> Path:

@@ -29,6 +29,7 @@ from quip_engine.methods.registry import Recipe
 from quip_engine.transforms import Maps, TensorSpec, Transform, transforms
 from quip_engine.transforms.base import Keep
 
+ZERO = "every weight is zero"
 LOST = "the rounded layer is no nearer to the original than zeros are"
 SMALLEST_ROW = 2**-8  # of the largest norm; what is smaller counts as if it were that large
 
@@ -131,7 +132,7 @@ def quantize_weight(
         mu_h_before=None if Q is None else hessian_incoherence(Q),
         mu_h_after=None if Q_t is None else hessian_incoherence(Q_t),
         seconds=seconds,
-        notes=notes + recipe.transform.notes(m, n) + solved.notes + ([LOST] if rel_proxy >= 1 else []),
+        notes=notes + recipe.transform.notes(m, n) + solved.notes + _remarkable(squared, rel_proxy),
         theory=replace(
             traces(
                 (energy, energy_of(solved.squared, solved.H_t, without)),
@@ -144,6 +145,11 @@ def quantize_weight(
         ),
     )
     return QuantizedWeight((m, n), LayerFormat(recipe.transform, recipe.codebook), tensors, report)
+
+
+def _remarkable(squared: float, rel_proxy: float) -> list[str]:
+    """What a person should know of a layer with these weights, squared and summed, and this loss."""
+    return [ZERO] if squared == 0 else [LOST] if rel_proxy >= 1 else []
 
 
 @dataclass(frozen=True)

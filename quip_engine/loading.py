@@ -20,8 +20,10 @@ from quip_engine.packed import check_packed
 from quip_engine.probe import locate, probe
 from quip_engine.probe.folder import weight_files
 from quip_engine.probe.packing import packing_of
-from quip_engine.probe.settings import check_use, read_config
+from quip_engine.probe.settings import check_defaults, check_use, read_config
 from quip_engine.published import is_published, read_published
+
+TRIED = "A text."
 
 
 def load_model(
@@ -38,11 +40,10 @@ def load_model(
     what they store. ``activations``: what these multiply single tokens as (``inference``). ``encoder``: a model that
     gives states is wanted, not one that writes text; the other kind is refused.
     """
-    folder = checked_folder(str(name))
+    folder, tokenizer = checked_tokenizer(str(name))
     check_use(read_config(folder), encoder=encoder)
     dtype = dtype or usual_dtype(folder, device)
     logging.disable_progress_bar()
-    tokenizer = load_tokenizer(folder)
     try:
         with BUILDING:
             model = _read(folder, device, dtype, encoder=encoder)
@@ -80,18 +81,32 @@ def usual_dtype(folder: Path, device: torch.device) -> torch.dtype:
 
 def checked_folder(name: str) -> Path:
     """The folder of a model that may be loaded; raises the coded error of what is wrong with it."""
+    return _checked(name)[0]
+
+
+def checked_tokenizer(name: str) -> tuple[Path, PreTrainedTokenizerBase]:
+    """The same and its tokenizer, without a chat template that does not work."""
+    folder, templated = _checked(name)
+    tokenizer = load_tokenizer(folder)
+    if not templated:  # it was tried where it cannot do harm
+        tokenizer.chat_template = None
+    return folder, tokenizer
+
+
+def _checked(name: str) -> tuple[Path, bool]:
+    """The folder, and whether it has a chat template that works."""
     folder, _ = locate(name)
-    if packing_of(read_config(folder), folder):
-        check_packed(folder)
-    else:
-        probe(str(folder))
-    return folder
+    packed = packing_of(read_config(folder), folder)
+    check_defaults(folder)
+    return folder, (check_packed(folder) if packed else probe(str(folder))).chat_template
 
 
 def load_tokenizer(folder: Path) -> PreTrainedTokenizerBase:
-    """The tokenizer of a folder that was checked."""
+    """The tokenizer of a folder that was checked, tried once as it will be used."""
     try:
-        return AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+        tokenizer.decode(tokenizer(TRIED, verbose=False)["input_ids"], skip_special_tokens=True)
+        return tokenizer
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the tokenizers library is no Exception

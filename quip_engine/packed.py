@@ -67,7 +67,7 @@ class Contents:
 def check_packed(folder: Path) -> TokenizerFacts:
     """Check config.json and the tokenizer of a packed folder, and that its files are there. Raises the coded errors."""
     config = _config(folder)
-    weight_files(folder)
+    read_all(weight_files(folder))
     with TokenizerCheck(folder) as tokenizer:
         words = tokenizer.result()
     rows = config.get("vocab_size", words.tokens)

@@ -28,6 +28,9 @@ from quip_engine.publish import is_published, mean_bits, publish
 from quip_engine.room import check_room, refuse_gpu
 from quip_engine.sensitivity import TRACES, measure
 from quip_engine.targets import Allocation
+from quip_engine.tuning.block import LEAST_PASSES
+from quip_engine.tuning.cost import check_memory, kept_bytes, named_memory
+from quip_engine.tuning.progressive import is_trained, trained, tune_ahead
 from quip_engine.tuning.stages import tune
 from quip_engine.walk import Walk
 from quip_engine.workspace import FinishedBlock, Workspace
@@ -52,7 +55,8 @@ def quantize_model(job: JobConfig, workspace: Path, stop: Callable[[], bool]) ->
             check_output(out, Path(plan.facts.path))
             remove_leftovers(out)
             if not job.force:
-                check_room(plan, workspace)
+                check_room(plan, workspace, kept_bytes(plan))
+            check_memory(plan)
             try:
                 yield from _quantize(plan, space, stop)
             except torch.OutOfMemoryError:
@@ -79,22 +83,16 @@ def _quantize(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterato
     shared = allocation(plan, space)
     if shared.bits:
         yield events.BitsAllocated(shared.rule, shared.bits, shared.asked, shared.expected)
-    walk = Walk(plan, space, len(done), BATCH_TOKENS[plan.device.type])
+    check_fallbacks(plan, done)  # no resume leads around it
+    walk = Walk(plan, space, len(done), tokens_at_once(plan))
     yield events.PhaseChanged("quantize")
     for index in range(len(done), plan.facts.blocks):
         if stop():
             raise Stopped(len(done))
-        counts = Counts(space.sensitivities(index) if weighted else {}, shared.recipes)
-        for chance in range(CHANCES):
-            if chance:
-                walk = Walk(plan, space, index, max(1, walk.at_once // 2))
-                yield events.Warned("GPU_MEMORY", f"Block {index} again, with {walk.at_once} tokens at once.")
-            work = BlockWork(plan, walk.skeleton, index, stop, counts, finished=len(done))
-            if (yield from _fits(work, walk)):
-                break
-            walk.leave()
-        else:
-            refuse_gpu(plan)
+        with named_memory(plan):
+            yield from tune_ahead(plan, space, index, stop)
+        counts = Counts(space.sensitivities(index) if weighted else {}, shared.recipes, plan.recipe.mixing)
+        walk, work = yield from _worked(walk, index, counts, stop)
         done.append(space.commit(index, work.tensors, walk.states(), work.record()))
         saved, rss, gpu = done[-1], peak_rss_mb(), peak_gpu_mb(plan.device)
         yield events.BlockSaved(index, saved.bytes, saved.path.name, saved.seconds, rss, gpu)
@@ -103,10 +101,35 @@ def _quantize(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterato
     if not any(block.layers for block in done):
         first = next((reason for block in done for reason in block.skipped.values()), "It has no linear layers")
         fail("NOTHING_QUANTIZED", name=plan.facts.name, reason=first)
-    yield from tune(plan, space, stop)
+    with named_memory(plan):
+        yield from tune(plan, space, stop)
     yield events.PhaseChanged("pack")
     done = space.finished_blocks()
     publish(plan, walk.skeleton, space, done, shared)
+
+
+def tokens_at_once(plan: Plan) -> int:
+    """Tokens that go through a block together; where it is tuned, some passes are left to be judged by."""
+    most = BATCH_TOKENS[plan.device.type]
+    return min(most, plan.tokens.numel() // LEAST_PASSES) if "block" in plan.job.tuning.stages else most
+
+
+def _worked(
+    walk: Walk, index: int, counts: Counts, stop: Callable[[], bool]
+) -> Generator[events.Event, None, tuple[Walk, BlockWork]]:
+    """Do a block, again with fewer tokens at once where the memory of the GPU runs out. Raises ``GPU_MEMORY``."""
+    plan, space = walk.plan, walk.space
+    for chance in range(CHANCES):
+        if chance:
+            walk = Walk(plan, space, index, max(1, walk.at_once // 2))
+            yield events.Warned("GPU_MEMORY", f"Block {index} again, with {walk.at_once} tokens at once.")
+        walk.take(index, trained(plan, space, index), anew=is_trained(space, index))
+        work = BlockWork(plan, walk.skeleton, index, stop, counts, finished=index)
+        if (yield from _fits(work, walk)):
+            return walk, work
+        del work  # it holds the block
+        walk.leave()
+    refuse_gpu(plan)
 
 
 def _fits(work: BlockWork, walk: Walk) -> Generator[events.Event, None, bool]:
@@ -129,9 +152,14 @@ def check_fallbacks(plan: Plan, done: list[FinishedBlock]) -> None:
 
 def allocation(plan: Plan, space: Workspace) -> Allocation:
     """What each layer gets, from what was measured; the same at every resume."""
+    return plan.target.allocated(worths(plan, space))
+
+
+def worths(plan: Plan, space: Workspace) -> dict[str, float]:
+    """What the rule of a plan goes by, as far as it was measured: log2 of what an error of a layer costs."""
     traces = space.kept(TRACES)
     values = traces.record if plan.target.rule == "trace" and traces else space.values()
-    return plan.target.allocated(values or {})
+    return values or {}
 
 
 def _finished(plan: Plan, space: Workspace, seconds: float) -> events.RunFinished:

@@ -123,7 +123,7 @@ def make_plan(job: JobConfig, *, resumed: bool = False) -> Plan:
     resolve_mixed(job.recipe)  # what is wrong with a recipe is told before a model is read
     facts = probe(job.model)
     predicts = facts.model_type not in ENCODERS
-    target = settle(job.recipe, job.budget, facts, predicts=predicts)
+    target = settle(job.recipe, job.budget, facts)
     job = replace(job, recipe=replace(job.recipe, bits=target.bits), tuning=_of_that_size(job))
     recipe = target.recipe
     if not resumed:
@@ -153,7 +153,7 @@ def _of_that_size(job: JobConfig) -> TuningConfig:
 
 def _tuning_windows(job: JobConfig, facts: ModelFacts) -> Windows:
     """Of the calibration source, in a number of their own. Raises ``TUNING_SMALL``, for an encoder ``BAD_SETTING``."""
-    if not set(job.tuning.stages) & {"end-to-end", "pv"}:
+    if not set(job.tuning.stages) & {"progressive", "end-to-end", "pv"}:
         return Windows(torch.empty(0, dtype=torch.int64))
     if facts.model_type in ENCODERS:
         fail("BAD_SETTING", field="tuning", value=", ".join(job.tuning.stages), allowed="block, for an encoder")

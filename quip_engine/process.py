@@ -1,5 +1,6 @@
 """How our processes behave beside others on the machine. No torch: settle this before torch is loaded."""
 
+import contextlib
 import ctypes
 import os
 import re
@@ -7,6 +8,7 @@ import sys
 from pathlib import Path
 
 RETURNED_AT_ONCE = 1 << 21  # bytes; smaller ones come and go too often for a system call each
+NICENESS = 5
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
 
 
@@ -17,6 +19,19 @@ def wait_patiently() -> None:
     a layer then takes ten times as long; on an idle one sleeping costs nothing that could be measured.
     """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+
+def give_way() -> None:
+    """Let others go first: the page and the person before a worker.
+
+    Linux shares a busy machine among sessions first, and niceness counts only within one; so a session that is this
+    process's own is told, too.
+    """
+    if hasattr(os, "nice"):
+        os.nice(max(0, NICENESS - os.nice(0)))  # a worker that was started by a worker has it already
+    if hasattr(os, "getsid") and os.getsid(0) == os.getpid():
+        with contextlib.suppress(OSError):  # a kernel without such groups
+            Path("/proc/self/autogroup").write_text(str(NICENESS))
 
 
 def return_freed_memory() -> None:

@@ -68,7 +68,9 @@ def context_length(model: PreTrainedModel) -> int | None:
 def _templated(tokenizer: PreTrainedTokenizerBase, messages: list[Message]) -> str | None:
     if tokenizer.chat_template is None:
         return None
-    return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
+    text.encode()  # half of a character is a ValueError, and a TypeError of the tokenizer otherwise
+    return text
 
 
 def _beginning(tokenizer: PreTrainedTokenizerBase) -> list[int]:

@@ -60,6 +60,7 @@ def publish(plan: Plan, skeleton: Skeleton, space: Workspace, done: list[Finishe
         "layers": [{k: v for k, v in layer.items() if k not in OF_THE_RUN} for block in done for layer in block.layers],
         "skipped": skipped,
         "fallbacks": [name for block in done for name in block.fallbacks],
+        **({"overflow": done[-1].overflow} if done[-1].overflow else {}),
         **({"tuning": {**asdict(tuning), "results": results(plan, space)}} if tuning.stages else {}),
         **({"allocation": shared.to_json()} if shared.bits else {}),
         **({"embeddings": embeddings_record(outer, form)} if form else {}),

@@ -21,7 +21,7 @@ from quip_engine.estimate import layer_seconds
 from quip_engine.layer import quantize_weight
 from quip_engine.linalg.bound import eigenvalues, rate_distortion_bound, relative_proxy_bound
 from quip_engine.linalg.hessian import check_hessian
-from quip_engine.methods.registry import alone, presets_by_age, resolve
+from quip_engine.methods.registry import OF_MODELS, alone, presets_by_age, resolve
 
 MOST_WEIGHTS = 2**22  # that take part
 LEAST_ROWS = 64
@@ -61,7 +61,7 @@ def _finish(W: Tensor, H: Tensor, config: RecipeConfig, seed: int) -> Finish:
 
 def plain(config: RecipeConfig) -> RecipeConfig:
     """A recipe without what needs the gradients of a whole model, so that it can run on a single layer."""
-    options = {key: value for key, value in config.options.items() if key not in ("hessian", "spread", "targets")}
+    options = {key: value for key, value in config.options.items() if key not in (*OF_MODELS, "spread")}
     return RecipeConfig(config.method, config.bits, config.transform, config.codebook, config.rounding, options)
 
 

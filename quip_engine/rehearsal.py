@@ -19,6 +19,7 @@ are rehearsed, follows from what one block takes on this machine.
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -30,6 +31,7 @@ from quip_engine.activations import Activations, predictions
 from quip_engine.block_work import BlockWork, Counts
 from quip_engine.estimate import output_bytes
 from quip_engine.evaluate import kl_rows
+from quip_engine.pipeline import allocation
 from quip_engine.plan import Plan
 from quip_engine.sensitivity import measure
 from quip_engine.simulation import simulated
@@ -76,9 +78,9 @@ class Rehearsal:
         self.states = {0: (self.calibration.hidden.clone(), self.judged.hidden.clone())}
         self.weighted, self.parts = self.plan.recipe.hessian == "weighted", False
 
-    def weigh(self) -> None:
-        """Measure what errors cost, where the recipe or its bits ask for it."""
-        if self.weighted or self.plan.target.measured:
+    def weigh(self, sizes: Sequence[float]) -> None:
+        """Measure what errors cost, where the recipe or one of the sizes asks for it."""
+        if self.weighted or any(self._sized(bits, self.plan.job.seed).target.measured for bits in sizes):
             for _ in measure(self.plan, self.space, _never):
                 pass
 
@@ -144,11 +146,11 @@ class Rehearsal:
         pairs = zip((self.calibration, self.judged), self.states[blocks[0]], strict=True)
         calibration, skeleton.text = (start.twin(hidden.clone()) for start, hidden in pairs)
         original = calibration.twin() if plan.recipe.targets == "corrected" else None
-        values = self.space.values() or {}
-        recipes = {name: simulated(recipe) for name, recipe in plan.target.allocated(values).recipes.items()}
+        recipes = {name: simulated(recipe) for name, recipe in allocation(plan, self.space).recipes.items()}
         for index in range(blocks[0], self.depth):
             if index in blocks:
-                counts = Counts(self.space.sensitivities(index) if self.weighted else {}, recipes)
+                known = self.space.sensitivities(index) if self.weighted else {}
+                counts = Counts(known, recipes, plan.recipe.mixing)
                 for _ in BlockWork(plan, skeleton, index, _never, counts, finished=0).run(calibration, original):
                     pass
                 continue

@@ -17,13 +17,17 @@ from quip_engine.plan import Plan
 MARGIN = 1.1
 
 
-def check_room(plan: Plan, workspace: Path | None = None) -> None:
-    """Raises ``DISK_FULL``, ``HOST_MEMORY`` or ``GPU_MEMORY``. What is in ``workspace`` already needs no more room."""
+def check_room(plan: Plan, workspace: Path | None = None, besides: int = 0) -> None:
+    """Raises ``DISK_FULL``, ``HOST_MEMORY`` or ``GPU_MEMORY``. What is in ``workspace`` already needs no more room.
+
+    ``besides``: bytes that tuning keeps there.
+    """
     weighted = plan.recipe.hessian == "weighted" or plan.target.measured
     recipe = replace(plan.recipe, hessian="weighted" if weighted else "plain")  # the same way back, for bits alone
     weight_files = plan.target.weight_bytes
     memory, disk = room(plan.facts, recipe, plan.job.calibration, plan.device, weight_files)
     out = Path(plan.job.out).absolute()
+    disk += besides
     held = _bytes_of(workspace) if workspace else 0
     work = workspace or out
     if free_bytes(work) < MARGIN * (disk - held):

@@ -39,10 +39,11 @@ from quip_engine.activations import Activations, predictions
 from quip_engine.architecture import linear_modules, weight_of
 from quip_engine.errors import Stopped, fail
 from quip_engine.linalg.hessian import Hessian, cholesky_
+from quip_engine.overflow import History
 from quip_engine.plan import Plan
 from quip_engine.process import return_small_memory
 from quip_engine.skeleton import Skeleton
-from quip_engine.workspace import Workspace
+from quip_engine.workspace import GRADIENT, Workspace
 
 DAMPING = 0.02  # of H in the value of a layer
 SMALLEST = 0.02  # share of all outputs' mean that every output counts in any case: gradients of a text are a sample
@@ -61,42 +62,64 @@ class Sensitivity:
 
 
 def measure(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterator[events.Event]:
-    """Measure every layer and keep the result in ``space``. Raises ``NO_GRADIENT`` and ``Stopped``."""
-    blocks = plan.facts.blocks
+    """Measure every layer and keep the result in ``space``. Raises ``NO_GRADIENT`` and ``Stopped``.
 
-    def pass_through(indices: range, way: str) -> Iterator[tuple[int, events.Event]]:
-        for done, index in enumerate(indices):
-            if stop():
-                raise Stopped(0)
-            yield index, events.PhaseChanged("calibrate", f"{way}: block {done + 1} of {blocks}")
+    After each block all that the next one needs is kept, too: a later process goes on from there to the same bits.
+    """
+    if space.kept(GRADIENT) is None:
+        yield from _forward(plan, space, stop)
+    yield from _backward(plan, space, stop)
+    values: dict[str, float] = {}
+    traces: dict[str, float] = {}
+    for index in reversed(range(plan.facts.blocks)):
+        found = space.measured(index)
+        values |= found["values"]
+        traces |= found["traces"]
+    space.keep(TRACES, record=traces)
+    space.finish_sensitivities(values)
 
-    skeleton = Skeleton(Path(plan.facts.path), plan.device)
-    skeleton.load_outside()
-    activations = Activations(skeleton, plan.tokens)
-    for index, event in pass_through(range(blocks), "forward"):
-        yield event
-        space.keep_states(index, activations.hidden)
+
+def _forward(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterator[events.Event]:
+    """Keep the input of every block, and the gradient behind the last one."""
+    blocks, kept = plan.facts.blocks, space.states_kept()
+    hidden, history = space.states(kept - 1) if kept else (None, None)
+    skeleton, activations = _begin(plan, hidden, history)
+    for index in range(max(0, kept - 1), blocks):
+        if stop():
+            raise Stopped(0)
+        yield events.PhaseChanged("calibrate", f"forward: block {index + 1} of {blocks}")
+        if index >= kept:
+            space.keep_states(index, activations.hidden, activations.history)
         activations.advance(skeleton.load_block(index), index)
         skeleton.release_block(index)
     gradient = head_gradient(skeleton, plan.tokens, activations.hidden, plan.job.seed)
+    space.keep_gradient(blocks, gradient, activations.history)
 
-    skeleton = Skeleton(Path(plan.facts.path), plan.device)  # the blocks of the other one are gone
-    values: dict[str, float] = {}
-    traces: dict[str, float] = {}
-    for index, event in pass_through(range(blocks)[::-1], "backward"):
-        yield event
-        activations.hidden = space.take_states(index).to(plan.device)
+
+def _backward(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterator[events.Event]:
+    """Keep the sensitivities of every block, from the last one that has none."""
+    blocks, (start, gradient, history) = plan.facts.blocks, space.gradient()
+    gradient = gradient.to(plan.device)
+    skeleton, activations = _begin(plan, gradient, history)  # for how the model calls its blocks
+    skeleton.release_outside()
+    for index in reversed(range(start)):
+        if stop():
+            raise Stopped(0)
+        yield events.PhaseChanged("calibrate", f"backward: block {blocks - index} of {blocks}")
+        activations.hidden = space.states(index)[0].to(plan.device)
         gathered = gather(skeleton.load_block(index), index, activations, gradient)
         skeleton.release_block(index)  # before the room for it goes to H of its layers
         return_small_memory()
         found = sensitivities(gathered, plan.tokens.numel())
-        space.keep_sensitivities(index, _stored(found))
-        reached = {f"{skeleton.prefix}.{index}.{name}": layer for name, layer in found.items()}
-        reached = {name: layer for name, layer in reached.items() if layer.value > -math.inf}
-        values |= {name: layer.value for name, layer in reached.items()}
-        traces |= {name: layer.trace for name, layer in reached.items()}
-    space.keep(TRACES, record=traces)
-    space.finish_sensitivities(values)
+        space.keep_sensitivities(index, _stored(found), _worth(found, f"{skeleton.prefix}.{index}."))
+        space.keep_gradient(index, gradient, history)
+
+
+def _begin(plan: Plan, hidden: Tensor | None, history: History | None) -> tuple[Skeleton, Activations]:
+    """A model without blocks, and states before one of them; without any: at the embeddings."""
+    skeleton = Skeleton(Path(plan.facts.path), plan.device)
+    skeleton.load_outside()
+    return skeleton, Activations(skeleton, plan.tokens, hidden, history=history)
 
 
 def head_gradient(skeleton: Skeleton, tokens: Tensor, hidden: Tensor, seed: int) -> Tensor:
@@ -210,3 +233,10 @@ class Gathered:
 def _stored(found: dict[str, Sensitivity]) -> dict[str, Tensor]:
     tokens = {f"{name}.tokens": layer.tokens for name, layer in found.items() if layer.tokens is not None}
     return tokens | {f"{name}.outputs": layer.outputs for name, layer in found.items()}
+
+
+def _worth(found: dict[str, Sensitivity], prefix: str) -> dict[str, dict[str, float]]:
+    """Values and traces of the layers that a gradient reached, by module path."""
+    reached = {prefix + name: layer for name, layer in found.items() if layer.value > -math.inf}
+    values = {name: layer.value for name, layer in reached.items()}
+    return {"values": values, "traces": {name: layer.trace for name, layer in reached.items()}}

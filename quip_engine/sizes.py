@@ -15,7 +15,7 @@ from typing import NamedTuple
 import torch
 from torch import nn
 
-from quip_engine.architecture import decoder_blocks
+from quip_engine.architecture import BUILDING, decoder_blocks
 from quip_engine.embedding import outer_modules, stored_outer
 from quip_engine.layer import LayerFormat
 from quip_engine.probe.facts import ModelFacts
@@ -83,7 +83,8 @@ class WeightFiles:
     def __init__(self, facts: ModelFacts, embeddings: LayerFormat | None = None) -> None:
         files = read_all(weight_files(Path(facts.path)))
         model = build_checked(read_config(Path(facts.path)), stored=files)
-        model.tie_weights()
+        with BUILDING:  # transformers ties nothing anywhere while it builds a model
+            model.tie_weights()
         prefix, _ = decoder_blocks(model)
         self.shapes = {layer.name: layer.shape for layer in facts.linear_layers}
         self.outside: list[StoredTensor] = []

@@ -11,14 +11,14 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import nn
+from torch import Tensor, nn
 from transformers import AutoConfig
 from transformers.conversion_mapping import get_model_conversion_mapping
 from transformers.core_model_loading import convert_and_load_state_dict_in_model
 from transformers.modeling_utils import LoadStateDictConfig
 from transformers.utils import logging
 
-from quip_engine.architecture import build_on_meta, decoder_blocks
+from quip_engine.architecture import BUILDING, build_on_meta, decoder_blocks
 from quip_engine.errors import fail
 from quip_engine.experts import unfused_names
 from quip_engine.finite import check_weights
@@ -34,6 +34,7 @@ class Skeleton:
         logging.disable_progress_bar()  # of transformers: a bar for every block
         self.config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
         self.files = {name: info.file for name, info in read_all(weight_files(folder)).items()}  # as they were checked
+        self.instead: dict[str, Tensor] = {}  # by name: what blocks are, where that is not what the files say
         self.model = build_on_meta(self.config, dtype, self.files)
         self.prefix, self.blocks = decoder_blocks(self.model)
         self._move_buffers()
@@ -53,13 +54,17 @@ class Skeleton:
         self._load(self.block_keys(index))
         block, prefix = self.blocks[index], f"{self.prefix}.{index}."
         self._refuse_meta(prefix, block)
+        for name, tensor in self.instead.items():
+            if name.startswith(prefix):
+                self.model.get_parameter(name).data.copy_(tensor)
         check_weights((prefix + name, parameter) for name, parameter in block.named_parameters())
         return block
 
     def load_outside(self) -> None:
         """Fill embeddings, norms and head, tied where the config ties them. Raises like ``load_block``."""
         self._load(self.outside_keys())
-        self.model.tie_weights()
+        with BUILDING:  # transformers ties nothing anywhere while it builds a model
+            self.model.tie_weights()
         check_weights(self.model.named_parameters())
 
     def release_block(self, index: int) -> None:

@@ -26,6 +26,7 @@ from quip_engine.methods.mixing import offered_rates
 from quip_engine.methods.registry import Recipe, listed_bits
 from quip_engine.prices import Prices
 from quip_engine.probe import ModelFacts
+from quip_engine.probe.settings import ENCODERS
 from quip_engine.spread import TRACE_BITS, Goal, mean_rate, spread
 
 ALPHA = 0.75  # of methods that have none of their own
@@ -123,13 +124,32 @@ class Target:
         cost = prices.stored if stored else prices.named
         return Goal(self.rule, self.alpha, rates, prices.any_rate and self.rule != "trace", budget, cost, self.fixed)
 
+    @property
+    def _ends(self) -> tuple[dict[str, float], dict[str, float]]:
+        """All layers at the lowest rate, and at the highest."""
+        rates = self._goal.rates
+        least, most = ({name: self.fixed.get(name, rates[end]) for name in self.prices.layers} for end in (0, -1))
+        return least, most
+
+    @property
+    def reach(self) -> tuple[int, int]:
+        """Bytes of the smallest and of the largest weight files."""
+        least, most = self._ends
+        return self.prices.total(least) + self.prices.spare, self.prices.total(most)
+
+    @property
+    def reached(self) -> bool:
+        """Whether the size that is asked can be met."""
+        low, high = self.reach
+        return low <= self.size <= (1 + TOLERANCE) * high
+
     def check(self) -> None:
         """Refuse what cannot be met, and tell the nearest that can. Raises ``BAD_TARGET``."""
         prices, goal = self.prices, self._goal
-        least, most = ({name: self.fixed.get(name, goal.rates[end]) for name in prices.layers} for end in (0, -1))
+        least, most = self._ends
         if self.size:
-            low, high = prices.total(least) + prices.spare, prices.total(most)
-            if not low <= self.size <= (1 + TOLERANCE) * high:
+            low, high = self.reach
+            if not self.reached:
                 self._refuse_size(low, high)
         elif self.rule and len(self.fixed) < len(prices.layers):
             low, high = (sum(prices.named(prices.layers[n], b) for n, b in bits.items()) for bits in (least, most))
@@ -155,10 +175,18 @@ class Target:
         fail("BAD_TARGET", asked=f"A mean of {budget / weights:.4g} bits", reason=reason, remedy=f"{nearest} bits.")
 
 
-def settle(config: RecipeConfig, budget: BudgetConfig, facts: ModelFacts, *, predicts: bool = True) -> Target:
-    """The target of a job. ``predicts``: whether it can be measured what layers are worth.
+def settle(config: RecipeConfig, budget: BudgetConfig, facts: ModelFacts) -> Target:
+    """The target of a job. Raises what ``target_of`` does, and ``BAD_TARGET`` where it cannot be met."""
+    target = target_of(config, budget, facts)
+    target.check()
+    return target
 
-    Raises what ``resolve`` does, ``BAD_TARGET``, and ``BAD_SETTING`` for layers or rates that do not exist.
+
+def target_of(config: RecipeConfig, budget: BudgetConfig, facts: ModelFacts) -> Target:
+    """What is asked, whether it can be met or not. What layers are worth can be measured where a model predicts, which
+    encoders do not.
+
+    Raises what ``resolve`` does, and ``BAD_SETTING`` for layers or rates that do not exist.
     """
     size = budget.size
     if budget.fits:
@@ -166,16 +194,14 @@ def settle(config: RecipeConfig, budget: BudgetConfig, facts: ModelFacts, *, pre
     if size:  # the bits of the recipe are not asked
         config = replace(config, bits=min(offered_rates(config), key=lambda rate: abs(rate - config.bits)))
     prices = Prices(config, facts, embedding_format(budget.embeddings) if budget.embeddings else None)
-    fixed, rule = _fixed(prices, budget.layers), _rule(prices, budget, predicts=predicts)
+    fixed, rule = _fixed(prices, budget.layers), _rule(prices, budget, predicts=facts.model_type not in ENCODERS)
     if budget.fits:  # what is left over is nobody's
         size = min(size, prices.total({name: fixed.get(name, prices.rates[-1]) for name in prices.layers}))
     if rule == "manual":
         fixed = fixed if size else {name: fixed.get(name, config.bits) for name in prices.layers}
         rule = "uniform"
     alpha = 1.0 if rule == "trace" else prices.recipe.spread or ALPHA
-    target = Target(prices, budget, rule, alpha, fixed, size)
-    target.check()
-    return target
+    return Target(prices, budget, rule, alpha, fixed, size)
 
 
 def _rule(prices: Prices, budget: BudgetConfig, *, predicts: bool) -> str:

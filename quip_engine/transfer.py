@@ -37,13 +37,12 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 
 from quip_engine.errors import Stopped, fail
 from quip_engine.files import named_errors
-from quip_engine.hub import Listing, explain, remember, storage
+from quip_engine.hub import SHA256, Listing, explain, remember, storage
 
 PIECE = 2**16  # bytes that are written at a time: what a cut may lose
 TRIES = 3  # connections in a row that bring nothing
 PAUSE = 1.0  # seconds between them
 SUFFIX = ".quip.incomplete"
-SHA256 = re.compile(r"[0-9a-f]{64}")  # the tag of a large file is the hash of its content
 
 
 class Transfer:

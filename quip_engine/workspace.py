@@ -17,6 +17,8 @@ Besides blocks any stage may keep what it needs to go on, under a name of its ow
 | identity            | what the run was started from; a resume must match it field by field             |
 | block-00003         | packed codes and small tensors of a finished block, and what its layers reported  |
 | activations-00004   | calibration hidden states at the input of block 4                                 |
+| states-00003        | hidden states at the input of block 3, while sensitivities are measured           |
+| gradient            | how far that is on its way back, and the gradient there                           |
 | sensitivity-00003   | what errors of its layers cost, by token and by output                            |
 | sensitivity         | what whole layers are worth                                                       |
 """
@@ -25,8 +27,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache, partial
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -38,9 +41,10 @@ from quip_engine.checkpoint import save_tensors, tensor_bytes
 from quip_engine.errors import fail
 from quip_engine.files import discard, named_errors, remove_leftovers, sha256, store, write_bytes
 from quip_engine.identity import differences
+from quip_engine.overflow import History
 
 GENERATIONS = 2  # kept
-SENSITIVITY = "sensitivity"
+SENSITIVITY, STATES, GRADIENT = "sensitivity", "states", "gradient"
 Entry = dict[str, Any]  # record and tensors (or None): names of objects; bytes: of the tensors
 Generation = dict[str, Entry]
 
@@ -73,6 +77,7 @@ class FinishedBlock:
     skipped: dict[str, str]  # module path -> reason
     formats: dict[str, Any]  # module path -> LayerFormat record
     fallbacks: list[str]  # module paths of layers that were done in another way than asked
+    overflow: History = field(default_factory=dict)  # of calibration windows, from the embeddings to this block
 
 
 class Workspace:
@@ -84,7 +89,6 @@ class Workspace:
         self._lock = FileLock(directory / "writer.lock", timeout=0.5)
         self._generations: list[str] = []  # the newest first
         self._entries: Generation = {}
-        self._scratch: dict[int, Path] = {}
 
     def __enter__(self) -> Workspace:
         self.objects.mkdir(parents=True, exist_ok=True)
@@ -113,10 +117,19 @@ class Workspace:
             fail("RESUME_MISMATCH", fields=", ".join(changed))
 
     def keep(
-        self, name: str, tensors: Mapping[str, Tensor] | None = None, record: dict[str, Any] | None = None
+        self,
+        name: str,
+        tensors: Mapping[str, Tensor] | None = None,
+        record: dict[str, Any] | None = None,
+        *,
+        instead_of: str = "",
     ) -> Kept:
-        """Keep tensors and a record under a name, in the place of what it had; on the disk when this returns."""
-        self._commit({**self._entries, name: self._entry(tensors, record)})
+        """Keep tensors and a record under a name, in the place of what it had; on the disk when this returns.
+
+        ``instead_of``: an entry that goes in the same step.
+        """
+        rest = {other: entry for other, entry in self._entries.items() if other != instead_of}
+        self._commit({**rest, name: self._entry(tensors, record)})
         return self._kept(name)
 
     def kept(self, name: str) -> Kept | None:
@@ -152,24 +165,40 @@ class Workspace:
         """Let a finished block have other tensors and another record, as ``commit`` takes them."""
         self.keep(_named("block", index), tensors, record)
 
-    def keep_states(self, index: int, hidden: Tensor) -> None:
-        """Put the input of block ``index`` aside for the way back. It ends with the process: no generation names it."""
-        self._scratch[index] = self._store({"hidden": hidden})
+    def keep_states(self, index: int, hidden: Tensor, history: History) -> None:
+        """Keep the input of block ``index`` for the way back, and the history of its windows."""
+        self.keep(_named(STATES, index), {"hidden": hidden}, history)
 
-    def take_states(self, index: int) -> Tensor:
-        """What ``keep_states`` put aside; it is gone from the disk."""
-        path = self._scratch.pop(index)
-        hidden = Kept({}, path, 0).tensors()["hidden"]
-        self._sweep()
-        return hidden
+    def states(self, index: int) -> tuple[Tensor, History]:
+        """What ``keep_states`` was given."""
+        found = self._kept(_named(STATES, index))
+        return found.tensors()["hidden"], found.record
 
-    def keep_sensitivities(self, index: int, tensors: dict[str, Tensor]) -> None:
+    def states_kept(self) -> int:
+        """Blocks whose input is kept, from the first one on."""
+        return next(index for index in count() if _named(STATES, index) not in self._entries)
+
+    def keep_gradient(self, index: int, gradient: Tensor, history: History) -> None:
+        """Keep the gradient by the input of block ``index``; that input is needed no more."""
+        record = {"block": index, "history": history}
+        self.keep(GRADIENT, {"gradient": gradient}, record, instead_of=_named(STATES, index))
+
+    def gradient(self) -> tuple[int, Tensor, History]:
+        """What ``keep_gradient`` was given last."""
+        found = self._kept(GRADIENT)
+        return found.record["block"], found.tensors()["gradient"], found.record["history"]
+
+    def keep_sensitivities(self, index: int, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
         """Keep what was measured for the layers of block ``index``."""
-        self.keep(_named(SENSITIVITY, index), tensors)
+        self.keep(_named(SENSITIVITY, index), tensors, record)
+
+    def measured(self, index: int) -> dict[str, Any]:
+        """The record that ``keep_sensitivities`` was given."""
+        return self._kept(_named(SENSITIVITY, index)).record
 
     def finish_sensitivities(self, values: dict[str, float]) -> None:
         """All blocks are measured; ``values``: what each layer is worth, by module path."""
-        self.keep(SENSITIVITY, record=values)
+        self.keep(SENSITIVITY, record=values, instead_of=GRADIENT)
 
     def values(self) -> dict[str, float] | None:
         """What each layer is worth, by module path; None where that is not measured, or not to its end."""
@@ -243,7 +272,7 @@ class Workspace:
 
     def _sweep(self) -> None:
         """Remove what no generation names, with what dead writers have left."""
-        named = {path.name for path in self._scratch.values()} | set(self._generations)
+        named = set(self._generations)
         for generation in self._generations:
             named |= _objects(json.loads((self.objects / generation).read_bytes()))
         with named_errors(self.objects):

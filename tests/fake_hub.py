@@ -60,7 +60,10 @@ def answers(hub: FakeHub) -> type[BaseHTTPRequestHandler]:
                 name = "/".join(path.split("/")[2:4])
                 if name not in hub.models:
                     return self.refuse(401, "RepoNotFound")
-                return self.send_json(hub.about(name))
+                about = hub.about(name)
+                files = [(f["rfilename"], f["size"]) for f in about["siblings"]]
+                listed = [{"type": "file", "path": name, "size": size, "oid": ""} for name, size in files]
+                return self.send_json(listed if "/tree/" in path else about)
             owner, model, _, _, file = path.split("/", 4)
             if f"{owner}/{model}" in hub.gated:
                 return self.refuse(403, "GatedRepo")

@@ -99,6 +99,28 @@ def made_up_text(words: int, seed: int = 0) -> str:
     return "\n\n".join(" ".join(text[i : i + 100]) for i in range(0, words, 100))
 
 
+OVERFLOWS = "Q"  # a letter
+
+
+def overflowing_model(folder: Path, **overrides: Any) -> Path:
+    """A model whose first norm overflows wherever ``OVERFLOWS`` is read."""
+    from safetensors.torch import load_file, save_file
+
+    model = tiny_model(folder, "opt", tie_word_embeddings=False, **overrides)
+    weights = model / "model.safetensors"
+    tensors, words = load_file(weights), json.loads((model / "tokenizer.json").read_text())["model"]["vocab"]
+    tensors["model.decoder.embed_tokens.weight"][words[OVERFLOWS]] = 3e38
+    save_file(tensors, weights, metadata={"format": "pt"})
+    return model
+
+
+def overflowing_text(path: Path, windows: int, length: int, overflowing: int) -> Path:
+    """A .jsonl file that gives so many windows of ``length`` tokens, ``overflowing`` of them with ``OVERFLOWS``."""
+    lines = [chr(ord("a") + k) * (length - 1) + (OVERFLOWS if k < overflowing else "z") for k in range(windows)]
+    path.write_text("\n".join(json.dumps({"text": line}) for line in lines), encoding="utf-8")
+    return path
+
+
 def processor_time() -> float:
     """Seconds of this process and its ended children: does not depend on what else the machine is doing."""
     return sum(os.times()[:4])

@@ -2,6 +2,7 @@
 # Runs everything that must hold: style, types, tests. From a fresh clone: sh tests/run.sh
 #   arguments go to pytest, for example: sh tests/run.sh tests/codebooks -k e8p
 #   VENV     the environment to use or make (default: .venv)
+#   WORKERS  processes that share the tests (default: 2); files are not divided
 #   PYTHON   the Python to make it with (default: python3)
 set -eu
 cd "$(dirname "$0")/.."
@@ -34,4 +35,4 @@ export OMP_WAIT_POLICY="${OMP_WAIT_POLICY:-PASSIVE}"
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/mypy"
-exec "$venv/bin/python" -m pytest "$@"
+exec "$venv/bin/python" -m pytest -n "${WORKERS:-2}" --dist loadfile "$@"

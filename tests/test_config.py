@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
+from quip_engine.config import BudgetConfig, CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.errors import CATALOGUE, QuipError, fail
 
 
@@ -49,3 +49,15 @@ def test_fail_fills_the_sentence():
         "message": "No file or folder at /nowhere.",
         "hint": "Check the spelling, or choose another.",
     }
+
+
+@pytest.mark.parametrize(
+    ("budget", "title"),
+    [
+        (BudgetConfig(), "quip# 2-bit"),
+        (BudgetConfig(size=2_900_000), "quip# 2.9 MB"),
+        (BudgetConfig(fits=8 * 10**9), "quip# 8 GB"),
+    ],
+)
+def test_a_job_is_named_by_what_it_asks_for(budget, title):
+    assert JobConfig("m", "o", budget=budget).title == title

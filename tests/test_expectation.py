@@ -14,7 +14,7 @@ from quip_engine.cli import main
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.errors import QuipError
 from quip_engine.evaluate import BUNDLED, windows
-from quip_engine.expectation import Point, _ends_first, between, compare, expect, possible_sizes
+from quip_engine.expectation import Expectation, Point, _ends_first, between, compare, expect, possible_sizes
 from quip_engine.layer import quantize_weight
 from quip_engine.loading import load_tokenizer
 from quip_engine.methods import resolve
@@ -78,6 +78,15 @@ def test_more_bits_cost_less(model, monkeypatch):
     assert [point.seeds for point in found.points] == [2, 2]
     assert all(a.kl > b.kl > 0 and a.bytes < b.bytes for a, b in pairwise(found.points))
     assert all(0 < point.kl_error < point.kl for point in found.points)
+
+
+def test_bits_between_two_that_a_method_has_go_where_errors_cost(model, monkeypatch):
+    monkeypatch.setattr("quip_engine.expectation.MOST_SEEDS", 1)
+    found = expect(job(model), text(), (2, 2.5, 4), minutes=5)
+    assert found.points[0].kl > found.points[1].kl > found.points[2].kl
+    assert len(found.values) == 21
+    assert Expectation.from_json(json.loads(json.dumps(found.to_json()))) == found
+    assert expect(job(model), text(), (2,), minutes=5).values == {}  # nothing is shared out
 
 
 def test_the_same_again(model, monkeypatch):

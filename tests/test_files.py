@@ -139,6 +139,21 @@ def test_an_output_that_no_disk_can_name_is_refused(tmp_path: Path, name: str) -
     assert caught.value.code == "BAD_PATH"
 
 
+@pytest.mark.parametrize(
+    ("source", "code"),
+    [
+        ("nowhere.txt", "NOT_FOUND"),
+        ("a\0b", "NOT_FOUND"),
+        ("/" + "a" * 5000, "BAD_PATH"),
+        ("~nobody-here/x", "BAD_PATH"),
+    ],
+)
+def test_a_file_that_cannot_be_is_refused_in_words(source, code):
+    with pytest.raises(QuipError) as caught:
+        files.existing_file(source)
+    assert caught.value.code == code
+
+
 def test_a_folder_is_discarded_in_one_step(tmp_path: Path, monkeypatch) -> None:
     folder = tmp_path / "work"
     folder.mkdir()

@@ -270,5 +270,7 @@ def test_too_many_fallbacks_end_a_run(tmp_path, text, monkeypatch):
     with pytest.raises(QuipError) as caught:
         run(job, tmp_path / "work")
     assert caught.value.code == "QUANT_UNSTABLE" and "1 of 14 layers" in caught.value.message
+    with pytest.raises(QuipError, match="1 of 14 layers"):  # no block later
+        run(job, tmp_path / "work")
     run(replace(job, fallbacks=0.2), tmp_path / "work")
     assert read_manifest(tmp_path / "out")["fallbacks"] == [f"model.layers.{i}.self_attn.v_proj" for i in range(2)]

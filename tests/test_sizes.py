@@ -1,6 +1,7 @@
 """The size of weight files is known to the byte before they are written."""
 
 import random
+import threading
 
 import pytest
 import torch
@@ -35,3 +36,13 @@ def test_a_model_as_it_is(tmp_path, tied):
     packed = WeightFiles(facts, embedding_format(8))
     assert {"model.embed_tokens.codes", "model.embed_tokens.scale"} < {tensor.name for tensor in packed.outside}
     assert packed.bytes({}) < files.bytes({})
+
+
+def test_a_tied_head_is_counted_once_while_other_threads_build_models(assets):
+    facts = probe(str(assets / "demo-model"))
+    building = threading.Thread(target=lambda: [probe(str(assets / "demo-model")) for _ in range(4)])
+    building.start()
+    found = {WeightFiles(facts).bytes({})}
+    while building.is_alive():
+        found.add(WeightFiles(facts).bytes({}))
+    assert len(found) == 1

@@ -8,7 +8,7 @@ import torch
 from quip_engine.errors import QuipError
 from quip_engine.files import sha256
 from quip_engine.identity import Sources, code_digest, differences
-from quip_engine.workspace import Workspace
+from quip_engine.workspace import GRADIENT, Workspace
 
 
 def objects(space):
@@ -85,16 +85,21 @@ def test_one_writer(tmp_path):
         pass
 
 
-def test_states_on_the_way_back_are_no_part_of_a_generation(tmp_path):
+def test_the_way_back_goes_on_where_a_process_ended(tmp_path):
     with Workspace(tmp_path) as space:
-        space.keep("note", record={})
-        before = objects(space)
-        space.keep_states(1, torch.ones(2, 2))
-        space.keep("note", record={"x": 2})
-        assert torch.equal(space.take_states(1), torch.ones(2, 2))
-        space.keep_states(2, torch.zeros(2))
+        assert space.states_kept() == 0
+        for index in range(2):
+            space.keep_states(index, torch.full((2, 2), float(index)), {"model.layers.0": [[0, 1]]})
+        space.keep_gradient(2, torch.zeros(2, 2), {})
+        space.keep_sensitivities(1, {"q.outputs": torch.ones(2)}, {"values": {"q": 0.1}})
+        space.keep_gradient(1, torch.ones(2, 2), {})
     with Workspace(tmp_path) as space:
-        assert len(objects(space)) == len(before) + 2  # the second record and its generation
+        index, gradient, history = space.gradient()
+        assert (index, gradient.sum(), history, space.measured(1)) == (1, 4, {}, {"values": {"q": 0.1}})
+        assert space.states_kept() == 1
+        assert space.states(0)[0].sum() == 0 and space.states(0)[1] == {"model.layers.0": [[0, 1]]}
+        space.finish_sensitivities({"q": 0.1})
+        assert space.kept(GRADIENT) is None and space.values() == {"q": 0.1}
 
 
 def test_differences_are_named_by_their_path():

@@ -5,22 +5,28 @@ Two rules: colours are token names (``--accent``), and what a second function co
 number from left to right in each. The eye compares along a lane (depth) and across lanes (kind of layer).
 """
 
+from app.figures.allocation import allocation
 from app.figures.base import Figure, Lanes
 from app.figures.codebook import codebook
+from app.figures.expectation import expectation
 from app.figures.guarantee import Guaranteed, guarantee
 from app.figures.layer import histogram, outlier_rows, spectrum, weight_maps
 from app.figures.patches import patches
 from app.figures.run import Point, block_map, incoherence, proxy_loss
 from app.figures.several import losses
+from app.figures.tuning import Course, tuning
 from app.figures.versus import race
 
 __all__ = [
+    "Course",
     "Figure",
     "Guaranteed",
     "Lanes",
     "Point",
+    "allocation",
     "block_map",
     "codebook",
+    "expectation",
     "guarantee",
     "histogram",
     "incoherence",
@@ -30,5 +36,6 @@ __all__ = [
     "proxy_loss",
     "race",
     "spectrum",
+    "tuning",
     "weight_maps",
 ]

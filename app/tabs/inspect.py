@@ -115,7 +115,7 @@ def _listen(page: Page, asked: gr.State) -> None:
             return gr.skip(), gr.skip()
         return (view.run.id, str(event._data["action"]), time.monotonic_ns()), go("Inspect")
 
-    for name in ("loss", "tiles", "mu_w", "mu_h", "layers"):
+    for name in ("loss", "tiles", "bits", "mu_w", "mu_h", "layers"):
         monitor[name].click(open_layer, page.choices, [asked, page.tabs], **w.PRIVATE)
 
 

@@ -7,11 +7,13 @@ from typing import Any
 
 import gradio as gr
 
-from app import guarantee, views
+from app import guarantee, shelf, tuning_views, views
 from app import widgets as w
 from app.live_plot import live_plot
 from app.page import Choices, Moment, Page, go
+from app.results import results
 from app.state import RunView, explain
+from app.studio import Studio
 
 FOLLOW_END = """
 const end = () => { const log = element.querySelector('.log'); if (log) log.scrollTop = log.scrollHeight; };
@@ -45,6 +47,7 @@ def build(page: Page) -> dict[str, Any]:
                 parts["stop_sure"] = gr.Button("Stop now", variant="stop", size="sm", elem_id="stop-now-sure")
                 parts["go_on"] = gr.Button("Let it run", size="sm")
             parts["numbers"] = w.live()
+            parts["told"] = w.live()
         _plots(parts)
         _guarantee(parts)
         with gr.Row(elem_classes="wide two-one"):
@@ -78,6 +81,7 @@ def _plots(parts: dict[str, Any]) -> None:
             parts["tiles"] = live_plot(
                 "Block map", "The same loss, one tile a layer.", height=344, clocked=True, elem_id="plot-tiles"
             )
+    _beyond(parts)
     with gr.Row(elem_classes="wide one-one"):
         with gr.Column(min_width=320):
             text = "Largest weight over the root mean square: how far outliers stand out."
@@ -85,6 +89,19 @@ def _plots(parts: dict[str, Any]) -> None:
         with gr.Column(min_width=320):
             text = "The same for the directions the inputs take: the eigenvectors of H."
             parts["mu_h"] = live_plot("Incoherence of the inputs", text, **ends, elem_id="plot-mu-h")
+
+
+def _beyond(parts: dict[str, Any]) -> None:
+    """Tuning, and who got the bits: shown where there is something of it."""
+    keys = [("line", "held-out KL"), ("grey", "loss of a step"), ("dash", "untuned"), ("ring", "best")]
+    with gr.Row(visible=False, elem_classes="wide two-one") as parts["beyond"]:
+        with gr.Column(scale=2, min_width=320, visible=False) as parts["tuned"]:
+            text = "How far the model is from the original, judged on text that it is not trained on."
+            legend = w.legend(*keys)
+            parts["kl"] = live_plot("Tuning", text, legend=legend, height=280, clocked=True, elem_id="plot-kl")
+        with gr.Column(scale=1, min_width=280, visible=False) as parts["shared"]:
+            text = "Bits of each layer, as they were shared out."
+            parts["bits"] = live_plot("Who gets the bits", text, height=304, clocked=True, elem_id="plot-allocated")
 
 
 def _guarantee(parts: dict[str, Any]) -> None:
@@ -163,6 +180,7 @@ def show(moment: Moment) -> dict[str, Any]:
             "body": gr.update(visible=False),
         }
     trouble = views.trouble(view)
+    tuned, shared = bool(view.tuning.stages), view.allocated is not None and bool(view.lanes)
     act = {"done": "Compare with the original"}.get(view.run.status, "Resume")
     return {
         "trouble": gr.update(value=trouble or "", visible=trouble is not None),
@@ -173,10 +191,22 @@ def show(moment: Moment) -> dict[str, Any]:
         "sure": gr.update(visible=view.run.alive and moment.choices.sure == view.run.id),
         "act": gr.update(value=act, visible=view.run.status == "done" or view.run.resumable),
         **views.screen(view, moment.previous, moment.now),
+        "told": _told(moment.studio, view),
+        "beyond": gr.update(visible=tuned or shared),
+        "tuned": gr.update(visible=tuned),
+        "shared": gr.update(visible=shared),
         "theory": guarantee.plot(view),
         "verdict": guarantee.verdict(view),
         **_table(view, moment.previous, moment.choices.all_layers),
     }
+
+
+def _told(studio: Studio, view: RunView) -> w.Html:
+    """What came of the run beside what was expected of it, once it has ended."""
+    if not view.finished:
+        return tuning_views.told(view, None, None)
+    measured = shelf.measured(results(studio.evaluations.look(), studio.follower.runs))
+    return tuning_views.told(view, studio.expectations.of(view.run.job), measured.get(view.run.id))
 
 
 def _table(view: RunView, previous: RunView | None, everything: bool) -> dict[str, Any]:

@@ -29,10 +29,10 @@ COPY = """() => {
   getSelection().addRange(range);
   navigator.clipboard?.writeText(code.textContent);
 }"""
-# The page has Plotly already: the file gets this copy, so that it need not come through the server again.
+# Plotly goes into the file here, from where the page has it, so that it need not come with every report.
 SAVE_REPORT = """async ([name, text]) => {
   if (!name) return;
-  const plotly = await (await fetch(document.querySelector('script[src*="plotly.min.js"]').src)).text();
+  const plotly = await (await fetch(quipPlotlyAt)).text();
   const link = document.createElement('a');
   link.href = URL.createObjectURL(new Blob([text.replace('/*plotly*/', () => plotly)], {type: 'text/html'}));
   link.download = name;

@@ -199,6 +199,6 @@ def diagnostics(studio: Studio) -> str:
     lines += [f"System: {platform.platform()}, {platform.machine()}", f"Executable: Python {sys.version}"]
     lines += [f"Offline: {studio.offline}; free disk: {size(free_disk(studio.home))}"]
     for run in studio.follower.runs[:5]:
-        recipe, error = run.job.recipe, (run.error or {}).get("error", "")
-        lines.append(f"{run.id}: {recipe.method} {recipe.bits:g} bits, {run.status} {error}".rstrip())
+        error = (run.error or {}).get("error", "")
+        lines.append(f"{run.id}: {run.job.title}, {run.status} {error}".rstrip())
     return "\n".join(lines)

@@ -81,11 +81,16 @@ def load_documents(source: str, *, offline: bool = False, seed: int = 0) -> Iter
     ``source``: ``bundled``, another name of ``SETS``, a file, or the id of a data set of the hub. Raises
     ``NOT_FOUND``, ``CALIB_EMPTY``, ``CALIB_FORMAT`` and the errors of the hub.
     """
-    if source == "bundled" or _is_file(source):
+    if is_local(source):
         documents = read_documents(BUNDLED if source == "bundled" else Path(source).expanduser())
         yield from _shuffled(documents, torch.Generator().manual_seed(seed))
     else:
         yield from stream(HUB_SETS.get(source) or HubSet(source), offline=offline, seed=seed)
+
+
+def is_local(source: str) -> bool:
+    """Whether a source is a text of this computer, known to be read in a moment."""
+    return source == "bundled" or _is_file(source)
 
 
 def preview(source: str, n: int = 3, *, offline: bool = False) -> list[str]:

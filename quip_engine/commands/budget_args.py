@@ -28,7 +28,7 @@ def budget_config(options: argparse.Namespace) -> BudgetConfig:
         fits=read_bytes("fits", options.fits) if options.fits else 0,
         context=options.context,
         rule=options.allocation,
-        layers=_layer_bits(options.layer_bits),
+        layers=layer_bits(options.layer_bits),
         embeddings=options.embeddings,
     )
 
@@ -45,8 +45,9 @@ def budget_values(budget: BudgetConfig) -> dict[str, Any]:
     }
 
 
-def _layer_bits(pairs: list[str]) -> dict[str, float]:
-    found = {}
+def layer_bits(pairs: list[str]) -> dict[str, float]:
+    """Bits by name, from ``NAME=BITS`` each. Raises ``BAD_SETTING``."""
+    found: dict[str, float] = {}
     for pair in pairs:
         name, _, bits = map(str.strip, pair.rpartition("="))
         try:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from quip_engine.commands.model_args import check_name
 from quip_engine.config import DEVICES, check_number
 from quip_engine.errors import fail
+from quip_engine.files import existing_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -39,8 +40,7 @@ def add_parser(subparsers: Any) -> None:
 def run(options: argparse.Namespace) -> dict[str, Any]:
     for name in filter(None, (options.model, options.against)):
         check_name(name, encoder=False)
-    if not options.text.exists():
-        fail("NOT_FOUND", path=options.text)
+    existing_file(str(options.text))
     if options.max_windows is not None:
         check_number("max-windows", options.max_windows, 1, 10**9, whole=True)
     if not options.against and (options.blocks or options.positions):

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from quip_engine.commands.model_args import check_name
 from quip_engine.commands.recipe_args import PARTS, add_option_argument, parse_options, whole_if_whole
-from quip_engine.config import DEVICES, CalibrationConfig, JobConfig, RecipeConfig, check_number
+from quip_engine.config import DEVICES, RULES, BudgetConfig, CalibrationConfig, JobConfig, RecipeConfig, check_number
 from quip_engine.errors import fail
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ def add_parser(subparsers: Any) -> None:
     for part in PARTS:
         parser.add_argument(f"--{part}", metavar="NAME", help=f"{part} in place of the preset's")
     add_option_argument(parser)
+    usual = BudgetConfig()
+    parser.add_argument("--allocation", choices=RULES, default=usual.rule, help="how bits are shared out among layers")
     parser.add_argument("--minutes", type=float, default=1.0, help="about what it may take (default: 1)")
     parser.add_argument("--text", type=Path, default=BUNDLED, metavar="FILE", help="UTF-8 text to judge by")
     parser.add_argument("--windows", type=int, default=WINDOWS, help=f"of that text (default: {WINDOWS})")
@@ -57,6 +59,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         seed=options.seed,
         device=options.device,
         threads=options.threads,
+        budget=BudgetConfig(rule=options.allocation),
     )
     from quip_engine.calibration import evaluation_text  # noqa: PLC0415 - torch takes seconds to import
     from quip_engine.devices import use_threads  # noqa: PLC0415

@@ -12,7 +12,7 @@ from quip_engine.commands.recipe_args import add_recipe_arguments, recipe_config
 from quip_engine.config import DEVICES, CalibrationConfig
 from quip_engine.probe import ModelFacts, locate, probe
 from quip_engine.probe.packing import Packing, packing_of
-from quip_engine.probe.settings import ENCODERS, read_config
+from quip_engine.probe.settings import read_config
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     from quip_engine.targets import settle  # noqa: PLC0415
 
     use_threads(options.threads)
-    target = settle(recipe, budget, facts, predicts=facts.model_type not in ENCODERS)
+    target = settle(recipe, budget, facts)
     costs = estimate(facts, target.recipe, calibration, options.device, weight_files=target.weight_bytes)
     _print(f"{facts.name} can be quantized.", _rows(facts, costs, f"{recipe.method}, {target.bits:g} bits"), facts)
     asked = {"method": recipe.method, "bits": target.bits, "weight_bytes": target.weight_bytes}

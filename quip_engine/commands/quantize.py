@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from quip_engine.commands.budget_args import add_budget_arguments, budget_config
 from quip_engine.commands.model_args import check_name
 from quip_engine.commands.recipe_args import RecipeFile, add_recipe_arguments, recipe_config
 from quip_engine.commands.tuning_args import add_tuning_arguments, tuning_config, tuning_words
-from quip_engine.config import DEVICES, CalibrationConfig, JobConfig
+from quip_engine.config import DEVICES, BudgetConfig, CalibrationConfig, JobConfig, RecipeConfig, TuningConfig
 from quip_engine.errors import QuipError, Stopped, fail
 from quip_engine.files import check_output
 from quip_engine.runs import Run, Store, Tail, pause, resume, settle, start
@@ -33,6 +33,8 @@ def add_parser(subparsers: Any) -> None:
     parser.add_argument("--out", required=True, metavar="DIR", help="folder to make; must not exist or be empty")
     text = "a saved recipe: method, parts, calibration and seed; flags behind it win"
     parser.add_argument("--recipe", action=RecipeFile, metavar="FILE", help=text)
+    text = "the best we know at this size: sets method, tuning and embeddings; for --bits, --size or --fits"
+    parser.add_argument("--best", action="store_true", help=text)
     add_recipe_arguments(parser)
     add_budget_arguments(parser)
     parser.add_argument("--calibration", default=calibration.source, metavar="NAME|FILE", help="calibration text")
@@ -63,13 +65,33 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         tuning=tuning_config(options),
         budget=budget_config(options),
     )
+    if options.best:
+        job = _best(job, method=options.method)
     if not options.resume:
         _check(job)
         current = start(job)
         return _follow(current, Tail(current.directory))
     unfinished = _unfinished(job)
     tail = Tail(unfinished.directory, from_end=True)
-    return _follow(resume(unfinished.id), tail)
+    return _follow(resume(unfinished.id, force=job.force), tail)
+
+
+def _best(job: JobConfig, method: str | None) -> JobConfig:
+    """The job with everything chosen that is not asked. Raises ``BAD_SETTING`` where it is chosen already."""
+    bits = None if method else RecipeConfig(bits=job.recipe.bits)
+    free = replace(job.budget, size=0, fits=0, context=BudgetConfig.context, layers={})
+    for name, value, usual in (
+        ("method", job.recipe, bits),
+        ("allocation", free, BudgetConfig()),
+        ("tune", job.tuning, TuningConfig()),
+    ):
+        if value != usual:
+            fail("BAD_SETTING", field=f"--best with {name}", value="both", allowed="one of the two")
+    check_name(job.model)
+    from quip_engine.best import best_job  # noqa: PLC0415 - torch
+    from quip_engine.probe import probe  # noqa: PLC0415
+
+    return best_job(job, probe(job.model))
 
 
 def _check(job: JobConfig) -> None:
@@ -84,10 +106,12 @@ def _check(job: JobConfig) -> None:
     probe(job.model)
     from quip_engine.plan import make_plan  # noqa: PLC0415 - transformers
     from quip_engine.room import check_room  # noqa: PLC0415
+    from quip_engine.tuning.cost import check_memory  # noqa: PLC0415
 
     plan = make_plan(job)
     if not job.force:
         check_room(plan)
+    check_memory(plan)
 
 
 def _absolute_if_folder(name: str) -> str:
@@ -161,7 +185,7 @@ def _outcome(run: Run) -> dict[str, Any]:
         if asked := result["asked_bytes"]:
             summary += f" ({result['weight_bytes']} bytes of weights, {asked} asked)"
         print(f"{result['out']}: {summary}, {result['seconds']:.1f} s", file=sys.stderr)
-        return {**result, "run": run.id, "layers": _layers(run), "tuning": _tuning(run)}
+        return {**result, "run": run.id, "layers": _layers(run), "tuning": _tuning(run), "warnings": _warnings(run)}
     if run.status in ("paused", "stopped"):
         raise Stopped(f"{run.status.capitalize()}; finished blocks are saved. Continue with --resume ({run.id}).")
     if run.error:
@@ -173,6 +197,12 @@ def _layers(run: Run) -> list[dict[str, Any]]:
     """The last word on every layer, also from an earlier worker of this run."""
     found = (events.from_json(record) for record in Tail(run.directory).read())
     return list({e.name: asdict(e) for e in found if isinstance(e, events.LayerQuantized)}.values())
+
+
+def _warnings(run: Run) -> list[dict[str, str]]:
+    """All that a person should know of the run, each once."""
+    found = (events.from_json(record) for record in Tail(run.directory).read())
+    return [asdict(e) for e in dict.fromkeys(e for e in found if isinstance(e, events.Warned))]
 
 
 def _tuning(run: Run) -> list[dict[str, Any]]:

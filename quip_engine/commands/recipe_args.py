@@ -18,7 +18,7 @@ PARTS = ("transform", "codebook", "rounding")
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
     default = RecipeConfig()
-    parser.add_argument("--method", default=default.method, metavar="NAME", help=f"preset (default: {default.method})")
+    parser.add_argument("--method", metavar="NAME", help=f"preset (default: {default.method})")
     parser.add_argument("--bits", type=float, default=default.bits, help=f"bits per weight (default: {default.bits:g})")
     for part in PARTS:
         parser.add_argument(f"--{part}", metavar="NAME", help=f"{part} in place of the preset's")
@@ -46,7 +46,7 @@ class RecipeFile(argparse.Action):
 
 def recipe_config(options: argparse.Namespace) -> RecipeConfig:
     return RecipeConfig(
-        method=options.method,
+        method=options.method or RecipeConfig.method,
         bits=whole_if_whole(options.bits),
         transform=options.transform,
         codebook=options.codebook,

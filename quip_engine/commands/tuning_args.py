@@ -21,18 +21,25 @@ def add_tuning_arguments(parser: argparse.ArgumentParser) -> None:
     usual = TuningConfig()
     listed = ",".join(STAGES)
     parser.add_argument("--tune", default="", metavar="STAGE,..", help=f"tune the packed model: some of {listed}")
-    for name, text in NUMBERS.items():
-        value = getattr(usual, name)
-        parser.add_argument(f"--tune-{name}", type=type(value), default=value, metavar="N", help=text)
+    add_tuning_numbers(parser)
     parser.add_argument("--keep-head", action="store_true", help="do not tune embeddings and head")
     text = "make signs of Hadamard transforms real numbers, for more bits; auto: where those are less than 1 %%"
     parser.add_argument("--relax-signs", choices=RELAXING, default=usual.relax_signs, help=text)
 
 
+def add_tuning_numbers(parser: argparse.ArgumentParser | argparse._ArgumentGroup) -> None:
+    for name, text in NUMBERS.items():
+        value = getattr(TuningConfig(), name)
+        parser.add_argument(f"--tune-{name}", type=type(value), default=value, metavar="N", help=text)
+
+
+def tuning_numbers(options: argparse.Namespace) -> dict[str, Any]:
+    return {name: getattr(options, f"tune_{name}") for name in NUMBERS}
+
+
 def tuning_config(options: argparse.Namespace) -> TuningConfig:
     stages = tuple(stage.strip() for stage in options.tune.split(",") if stage.strip())
-    numbers = {name: getattr(options, f"tune_{name}") for name in NUMBERS}
-    return TuningConfig(stages, **numbers, head=not options.keep_head, relax_signs=options.relax_signs)
+    return TuningConfig(stages, **tuning_numbers(options), head=not options.keep_head, relax_signs=options.relax_signs)
 
 
 def tuning_values(tuning: TuningConfig) -> dict[str, Any]:

@@ -19,6 +19,8 @@ from quip_engine.transforms import Transform, transforms
 
 HESSIANS = ("plain", "weighted")
 TARGETS = ("original", "corrected")
+INPUTS = ("sequential", "original")
+OF_MODELS = ("hessian", "targets", "mixing", "inputs")  # options that say nothing about a single layer
 MANY = 8  # bitrates are listed up to so many
 
 
@@ -29,7 +31,9 @@ class Recipe:
     ``rivals`` are recipes, this one among them, of which each layer gets the one that loses least on it. ``hessian``:
     whether tokens and outputs count alike or with what their errors cost (``sensitivity``); in the latter case
     ``spread`` tells how far the bits of layers follow what they are worth, from 0 (all alike) to 1. ``targets``: what
-    layers are rounded to, their weights or those that make good what earlier layers did (``correction``).
+    layers are rounded to, their weights or those that make good what earlier layers did (``correction``). ``mixing``:
+    share of the plain Hessian in a weighted one. ``inputs``: whose inputs Hessians are of, those behind the quantized
+    blocks or the original's.
     """
 
     transform: Transform
@@ -39,6 +43,8 @@ class Recipe:
     hessian: str = "plain"
     spread: float = 0.0
     targets: str = "original"
+    mixing: float = 0.0
+    inputs: str = "sequential"
 
     def at(self, bits: float) -> Recipe:
         """The same with a codebook of so many bits, one of those it offers."""
@@ -53,6 +59,8 @@ class Recipe:
             "hessian": self.hessian,
             "spread": self.spread,
             "targets": self.targets,
+            "mixing": self.mixing,
+            "inputs": self.inputs,
         }
         return record | ({"rivals": [rival.to_json() for rival in self.rivals]} if self.rivals else {})
 
@@ -86,6 +94,10 @@ class Preset(Part, ABC):
 
     hessian: str = hessian_option("plain")
     targets: str = targets_option("original")
+    mixing: float = option(0.0, "share of the plain Hessian in a weighted one", low=0, high=1)
+    inputs: str = option(
+        "sequential", "what Hessians are of: inputs behind quantized blocks, or the original's", choices=INPUTS
+    )
 
     paper: ClassVar[str]
     published: ClassVar[str]  # year and month
@@ -121,7 +133,9 @@ def resolve(config: RecipeConfig) -> Recipe:
     first = next(iter(made))
     first = replace(first, rivals=tuple(made)) if len(made) > 1 else first
     spread = _spread(own, first, preset.hessian, choices)  # type: ignore[attr-defined]
-    return replace(first, hessian=preset.hessian, spread=spread, targets=preset.targets)  # type: ignore[attr-defined]
+    _check_choices(preset, choices)  # type: ignore[arg-type]
+    of_models = {name: getattr(preset, name) for name in OF_MODELS}
+    return replace(first, spread=spread, **of_models)
 
 
 def alone(config: RecipeConfig) -> RecipeConfig:
@@ -130,7 +144,19 @@ def alone(config: RecipeConfig) -> RecipeConfig:
         fail("BAD_RECIPE", reason="A single layer has no gradients to weigh its errors with", remedy="hessian=plain")
     if config.options.get("targets", "original") != "original":
         fail("BAD_RECIPE", reason="A single layer has none before it to correct", remedy="targets=original")
+    if config.options.get("inputs", "sequential") != "sequential":
+        fail("BAD_RECIPE", reason="A single layer has the Hessian that it is given", remedy="inputs=sequential")
     return replace(config, options={**config.options, "hessian": "plain", "targets": "original"})
+
+
+def _check_choices(preset: Preset, chosen: dict[str, Option]) -> None:
+    """Refuse options that would change nothing or contradict each other."""
+    if preset.mixing and preset.hessian == "plain":
+        fail("BAD_RECIPE", reason="A plain Hessian has nothing to be mixed with", remedy="hessian=weighted")
+    if preset.inputs == "original" and preset.targets == "corrected":
+        reason = "Targets are corrected for what quantized layers give, so inputs=original does not go with them"
+        remedy = "inputs=original and targets=original" if "inputs" in chosen else "inputs=sequential"
+        fail("BAD_RECIPE", reason=reason, remedy=remedy)
 
 
 def _spread(own: Recipe, made: Recipe, hessian: str, chosen: dict[str, Option]) -> float:

@@ -6,11 +6,12 @@ to be a hub id. Weight files are found as ``transformers`` finds them: model.saf
 
 from __future__ import annotations
 
+import codecs
 import json
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,9 @@ from quip_engine.errors import fail
 
 SINGLE = "model.safetensors"
 INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
 MOST_JSON_BYTES = 64 * 2**20
+MOST_PARTS = 1_000_000  # of JSON: brackets and commas; a file of the smallest parts takes a hundred times its size
 # Endings of weight files of other kinds, and how people call them.
 FOREIGN = {
     ".gguf": "GGUF",
@@ -28,6 +31,7 @@ FOREIGN = {
     ".msgpack": "Flax",
     ".tflite": "TFLite",
 }
+Pairs = list[tuple[str, Any]]  # of a JSON object
 PICKLE = (".bin", ".pt", ".pth", ".ckpt")
 
 
@@ -62,15 +66,23 @@ def _looks_like_a_path(text: str) -> bool:
     return not slash or "\\" in text or text[0] in "/.~" or Path(first).is_dir()
 
 
-def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES) -> Any:
+def read_json(path: Path, most_bytes: int = MOST_JSON_BYTES, most_parts: int = MOST_PARTS) -> Any:
     """Parsed JSON of a file; raises ``ValueError`` where it is none (``JSONDecodeError`` knows the line)."""
     try:
         if path.stat().st_size > most_bytes:
             raise ValueError(f"larger than {most_bytes >> 20} MB")
         refuse_placeholder(path)
-        return json.loads(path.read_bytes().decode("utf-8-sig"))
+        return parsed(path.read_bytes().removeprefix(codecs.BOM_UTF8), most_parts)
     except PermissionError:
         fail("NO_PERMISSION", path=path)
+
+
+def parsed(data: bytes, most_parts: int = MOST_PARTS, hook: Callable[[Pairs], Any] | None = None) -> Any:
+    """Parsed JSON, within bounds of time and memory; raises ``ValueError`` where it is none. ``hook``: of its pairs."""
+    if (parts := sum(map(data.count, (b"[", b"{", b",")))) > most_parts:
+        raise ValueError(f"it has {parts} parts")
+    try:
+        return json.loads(data.decode(), object_pairs_hook=hook)
     except RecursionError:
         raise ValueError("nested too deeply") from None
 
@@ -85,7 +97,12 @@ def refuse_placeholder(path: Path) -> None:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The safetensors files of a folder, all present; refuses folders with other weights, or none."""
+    """The safetensors files of a folder, all present; refuses folders with other weights, or none.
+
+    Beside an adapter, weights are not what would be loaded: ``transformers`` reads the model that the adapter names.
+    """
+    if (folder / ADAPTER).is_file():
+        refuse_other_weights([ADAPTER], str(folder))
     if (folder / SINGLE).is_file():
         return [folder / SINGLE]
     if not (folder / INDEX).is_file():
@@ -117,7 +134,7 @@ def refuse_other_weights(names: Iterable[str], where: str) -> None:
     names = list(names)
     if any(name.endswith(".safetensors") and name.startswith("model-") for name in names):
         fail("BAD_INDEX", details="the index file is missing")
-    if "adapter_config.json" in names:
+    if ADAPTER in names:
         fail("WRONG_FORMAT", path=where, format="adapter (LoRA)")
     for ending, kind in FOREIGN.items():
         if any(name.lower().endswith(ending) for name in names):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from quip_engine.errors import fail
-from quip_engine.probe.folder import FOREIGN, read_json, refuse_other_weights
+from quip_engine.probe.folder import ADAPTER, FOREIGN, read_json, refuse_other_weights
 from quip_engine.probe.packing import packing_of
 
 # model_type of config.json -> the name people know. Each is covered by the tests from folder to finished checkpoint.
@@ -34,6 +34,7 @@ SUPPORTED = {
 # Those that give states instead of text, and the architectures whose files hold them; a head is left out.
 ENCODERS = {"bert": ("BertModel", "BertForMaskedLM")}
 MOST_BYTES = 4 * 2**20  # of config.json; the longest have label maps of some hundred kB
+MOST_PARTS = 50_000  # transformers copies it many times
 # Keys that make transformers fetch or choose code; values that only pick what it has built in are harmless.
 LOADS_CODE = re.compile(r"_*(attn|experts)_implementation|.*kernel|auto_map$|custom_|transformers_weights$")
 HARMLESS = (None, True, False, "", "eager", "sdpa")
@@ -62,6 +63,7 @@ LARGEST = {
     "vocab_size": 10**7,
     "max_position_embeddings": 10**9,
     "n_positions": 10**9,
+    "sliding_window": 10**9,
     "num_labels": 10**5,  # transformers makes a name for each
     "type_vocab_size": 10**5,
     "num_experts": 4096,
@@ -69,7 +71,7 @@ LARGEST = {
     "num_experts_per_tok": 4096,
     "moe_intermediate_size": 2**20,
 }
-MAY_BE_NULL = frozenset({"word_embed_proj_dim", "n_inner", "num_key_value_heads", "head_dim"})
+MAY_BE_NULL = frozenset({"word_embed_proj_dim", "n_inner", "num_key_value_heads", "head_dim", "sliding_window"})
 MOST_EXPERTS = 70_000  # of all blocks: each is three modules, and three names in the files
 FLOATS = ("float32", "bfloat16", "float16", "float64", "auto", None)
 
@@ -79,11 +81,11 @@ def read_config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
     if not path.is_file():
         names = [p.name for p in folder.iterdir()]
-        if any(name.lower().endswith(tuple(FOREIGN)) or name == "adapter_config.json" for name in names):
+        if any(name.lower().endswith(tuple(FOREIGN)) or name == ADAPTER for name in names):
             refuse_other_weights(names, str(folder))
         fail("NO_CONFIG", path=folder)
     try:
-        config = read_json(path, MOST_BYTES)
+        config = read_json(path, MOST_BYTES, MOST_PARTS)
     except json.JSONDecodeError as error:
         fail("BAD_CONFIG", where=f" (line {error.lineno})", details=str(error))
     except ValueError as error:
@@ -99,6 +101,16 @@ def check_config(config: dict[str, Any], folder: Path) -> None:
     _refuse_architecture(config)
     _refuse_code(config)
     _refuse_numbers(config)
+
+
+def check_defaults(folder: Path) -> None:
+    """Refuse a generation_config.json that transformers, which reads it unasked, should better not. ``LOAD_FAILED``."""
+    path = folder / "generation_config.json"
+    try:
+        if path.is_file() and not isinstance(read_json(path, MOST_BYTES, MOST_PARTS), dict):
+            raise ValueError("it is not an object")
+    except ValueError as error:
+        fail("LOAD_FAILED", path=folder, reason=f"{path.name}: {error}")
 
 
 def check_use(config: dict[str, Any], *, encoder: bool) -> None:

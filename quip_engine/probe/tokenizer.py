@@ -17,6 +17,9 @@ from quip_engine.probe.folder import read_json, refuse_placeholder
 CHILD = Path(__file__).with_name("tokenizer_child.py")
 KILLED_FOR_TIME = (-9, -24)  # what the limit on processor time sends
 LARGEST = 256 * 2**20  # bytes of tokenizer files
+LARGEST_TEMPLATE = 2**20
+SETTINGS = ("tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+MOST_PARTS = 200_000  # of each of these: transformers goes through them several times
 NO_TEMPLATE = ("NO_TEMPLATE", "There is no chat template: prompts are continued as plain text.")
 
 
@@ -101,26 +104,32 @@ def _size(folder: Path) -> int:
 
 
 def _settings(folder: Path) -> dict[str, Any]:
-    path = folder / "tokenizer_config.json"
-    if not path.is_file():
+    """tokenizer_config.json; all that transformers reads of this kind can be read."""
+    found = {name: _object(folder, name) for name in SETTINGS}["tokenizer_config.json"]
+    if found.get("auto_map"):
+        fail("CUSTOM_CODE")
+    return found
+
+
+def _object(folder: Path, name: str) -> dict[str, Any]:
+    if not (folder / name).is_file():
         return {}
     try:
-        settings = read_json(path)
+        found = read_json(folder / name, most_parts=MOST_PARTS)
     except ValueError as error:
-        fail("BAD_TOKENIZER", path=folder, reason=f"tokenizer_config.json: {error}")
-    if not isinstance(settings, dict):
-        fail("BAD_TOKENIZER", path=folder, reason="tokenizer_config.json is not an object")
-    if settings.get("auto_map"):
-        fail("CUSTOM_CODE")
-    return settings
+        fail("BAD_TOKENIZER", path=folder, reason=f"{name}: {error}")
+    if not isinstance(found, dict):
+        fail("BAD_TOKENIZER", path=folder, reason=f"{name} is not an object")
+    return found
 
 
 def _template(folder: Path, settings: dict[str, Any]) -> str | None:
     """The chat template: a file of its own, or a key of tokenizer_config.json (a string, or a list of named ones)."""
     path = folder / "chat_template.jinja"
     if path.is_file():
-        with path.open(encoding="utf-8", errors="replace") as file:
-            return file.read(2**20) or None
+        if (size := path.stat().st_size) > LARGEST_TEMPLATE:
+            fail("BAD_TOKENIZER", path=folder, reason=f"{path.name} has {size} bytes")
+        return path.read_text(encoding="utf-8", errors="replace") or None
     template = settings.get("chat_template")
     if isinstance(template, list):
         named = {t.get("name"): t.get("template") for t in template if isinstance(t, dict)}

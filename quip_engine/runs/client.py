@@ -9,6 +9,7 @@ Both keep every finished block, both let ``resume`` go on after the last of them
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -34,8 +35,11 @@ def start(job: JobConfig, home: Path | None = None) -> Run:
     return store.get(run.id)
 
 
-def resume(run_id: str, home: Path | None = None) -> Run:
-    """Let a new worker go on where the last one stopped, after its last finished block."""
+def resume(run_id: str, home: Path | None = None, *, force: bool = False) -> Run:
+    """Let a new worker go on where the last one stopped, after its last finished block.
+
+    ``force``: from now on although disk or memory seem too small.
+    """
     store = Store(home)
     with starting(store):
         refuse_second(store)
@@ -43,10 +47,9 @@ def resume(run_id: str, home: Path | None = None) -> Run:
         if not run.resumable:
             fail("NOTHING_TO_RESUME", path=run.job.out)
         (run.directory / "STOP").unlink(missing_ok=True)
-        store.update(
-            run.id, status="starting", created=time.time(), started=None, finished=None, error=None, holds=0, pid=None
-        )
-        begin(store, run)
+        if force:
+            store.update(run.id, job=replace(run.job, force=True).to_json())
+        begin(store, store.give_turn(run.id))
     return store.get(run.id)
 
 

@@ -7,7 +7,6 @@ nothing to save on the way, so it ends where it stands when it is asked to, by a
 from __future__ import annotations
 
 import contextlib
-import os
 import signal
 import sys
 import threading
@@ -18,13 +17,13 @@ from types import FrameType
 from filelock import FileLock, Timeout
 
 from quip_engine import events
-from quip_engine.process import return_freed_memory, wait_patiently
+from quip_engine.process import give_way, return_freed_memory, wait_patiently
 from quip_engine.runs.defects import named
 from quip_engine.runs.evaluation_store import Evaluation, EvaluationStore
 from quip_engine.runs.last_words import failure
 from quip_engine.runs.log import EventLog
 from quip_engine.runs.queue import advance
-from quip_engine.runs.worker import EXIT_STOPPED, NICENESS
+from quip_engine.runs.worker import EXIT_STOPPED
 
 LOOK = 0.2  # seconds between two looks for a STOP note
 
@@ -90,6 +89,5 @@ def _watch(note: Path) -> None:
 if __name__ == "__main__":
     wait_patiently()
     return_freed_memory()
-    if hasattr(os, "nice"):
-        os.nice(max(0, NICENESS - os.nice(0)))
+    give_way()
     sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

@@ -27,6 +27,8 @@ from quip_engine.runs.defects import out_of_memory
 from quip_engine.runs.log import EventLog, Tail
 from quip_engine.runs.store import Run, Store
 
+PATIENCE = 2.0  # seconds for another one who settles the same run
+
 
 def settle(home: Path | None = None) -> list[Run]:
     """Say what dead workers could not say, and let the queue go on. Returns the runs that were settled."""
@@ -60,8 +62,7 @@ def finished(run: Run) -> events.RunFinished | None:
 def _said(run: Run) -> events.Event | None:
     """The last event, if it is of the worker that is gone and not of one before."""
     record = _last_record(run)
-    mine = record is not None and run.started is not None and record["time"] >= round(run.started, 3)
-    return events.from_json(record) if record and mine else None
+    return events.from_json(record) if record and record.get("turn", 0) == run.turn else None
 
 
 def _last_record(run: Run) -> dict[str, Any] | None:
@@ -70,21 +71,22 @@ def _last_record(run: Run) -> dict[str, Any] | None:
 
 
 def _settle(store: Store, run: Run) -> bool:
+    store.lose(run)  # first: to others, the lock taken next looks like a worker
     try:
-        with FileLock(run.directory / "worker.lock", timeout=0):
-            run = store.get(run.id)
-            if run.finished is not None:
+        with FileLock(run.directory / "worker.lock", timeout=PATIENCE):
+            now = store.get(run.id)
+            if now.finished is not None or now.turn != run.turn:  # said, or somebody has resumed it meanwhile
                 return False
-            _say(store, run)
+            _say(store, now)
             return True
-    except Timeout:  # somebody has resumed it meanwhile
+    except Timeout:  # a worker has it
         return False
 
 
 def _say(store: Store, run: Run) -> None:
     event, asked = finished(run) or _said(run), run.holds or (run.directory / "STOP").exists()
     if not isinstance(event, events.RunFinished | events.RunFailed | events.RunStopped):
-        with closing(EventLog(run.directory)) as log:
+        with closing(EventLog(run.directory, run.turn)) as log:
             error = None if asked else _cause(run)
             event = events.RunStopped(log.saved_blocks()) if error is None else failure(error)
             log.append(event)

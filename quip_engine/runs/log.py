@@ -1,7 +1,12 @@
 """The event log of a run: one JSON object a line, only ever appended.
 
 A line counts once its newline is there; a worker that dies in the middle of a line leaves a tail that readers ignore
-and the next worker cuts off.
+and the next worker cuts off. Besides the event it holds
+
+    seq     its place in the log
+    turn    whose line it is: the number of the worker's turn in the history
+    time    of day, for people: it may jump
+    tick    seconds of a clock that does not, since this machine was started
 """
 
 from __future__ import annotations
@@ -16,22 +21,24 @@ from quip_engine import events
 from quip_engine.files import named_errors
 
 NAME = "events.jsonl"
-DURABLE = (events.RunStarted, events.BlockSaved, events.RunFinished, events.RunStopped, events.RunFailed)
+ENDS = (events.RunFinished, events.RunStopped, events.RunFailed)
+DURABLE = (events.RunStarted, events.BlockSaved, events.TuningFinished, *ENDS)
 
 
 class EventLog:
     """The writer's end. Belongs to the worker that holds the run's lock."""
 
-    def __init__(self, directory: Path) -> None:
-        self._path = directory / NAME
-        self._cut_torn_line()
-        self._seq = sum(1 for _ in self._path.open("rb")) if self._path.exists() else 0
+    def __init__(self, directory: Path, turn: int = 0) -> None:
+        self._path, self._turn = directory / NAME, turn
         self._file = self._path.open("ab", buffering=0)
-        self._bytes = self._file.tell()
+        self._count()
 
     def append(self, event: events.Event) -> None:
         """Raises ``DISK_FULL`` and ``IO_ERROR``; nothing of the event is in the log then."""
-        record = {"seq": self._seq, "time": round(time.time(), 3), **events.to_json(event)}
+        if os.fstat(self._file.fileno()).st_size != self._bytes:
+            self._count()  # a signal had come in the middle of the last event
+        when = {"time": round(time.time(), 3), "tick": round(time.monotonic(), 3)}
+        record = {"seq": self._seq, "turn": self._turn, **when, **events.to_json(event)}
         line = json.dumps(record, separators=(",", ":")).encode() + b"\n"
         with named_errors(self._path, len(line)):
             try:
@@ -54,16 +61,21 @@ class EventLog:
 
     def saved_blocks(self) -> int:
         """Blocks that this run has finished so far, under all its workers."""
-        records = Tail(self._path.parent).read()
-        return len({record["block"] for record in records if record["type"] == events.BlockSaved.__name__})
+        return len(finished_blocks(Tail(self._path.parent).read()))
 
-    def _cut_torn_line(self) -> None:
-        if not self._path.exists():
-            return
+    def _count(self) -> None:
+        """Cut off a torn line; ``_seq``: whole ones, ``_bytes``: of them."""
         data = self._path.read_bytes()
-        whole = data.rfind(b"\n") + 1
-        if whole < len(data):
-            os.truncate(self._path, whole)
+        self._seq, self._bytes = data.count(b"\n"), data.rfind(b"\n") + 1
+        if self._bytes < len(data):
+            self._file.truncate(self._bytes)
+
+
+def finished_blocks(records: list[dict[str, Any]]) -> set[int]:
+    """Those a worker has told of, and those the next one found done: some end between a block and its event."""
+    told = {record["block"] for record in records if record["type"] == events.BlockSaved.__name__}
+    found = max((r["resumed_at"] for r in records if r["type"] == events.RunStarted.__name__), default=0)
+    return told | set(range(found))
 
 
 class Tail:

@@ -7,7 +7,6 @@ without a word it goes on with ``settle``, which an open app calls all the time.
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 from quip_engine.config import JobConfig
@@ -31,8 +30,7 @@ def advance(home: Path | None = None) -> Run | None:
         waiting = store.queue()
         if not waiting or at_work(store) or holders(store.home):
             return None
-        run = waiting[0]
-        store.update(run.id, status="starting", created=time.time(), place=None)
+        run = store.give_turn(waiting[0].id)
         begin(store, run)
     return store.get(run.id)
 

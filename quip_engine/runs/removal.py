@@ -79,7 +79,7 @@ def _not_ours(run: Run, folder: Path, store: Store) -> str:
     if {key: manifest.get(key) for key in _identity(run)} != _identity(run) or not _same_text(run, manifest):
         return f"its {MANIFEST} speaks of another run"
     later = [r for r in store.list() if r.id != run.id and r.result and checkpoint_folder(r) == folder]
-    newest = max([run, *later], key=lambda r: r.finished or 0.0)
+    newest = max([run, *later], key=lambda r: r.turn)
     return "" if newest.id == run.id else f"{newest.id} wrote it anew"
 
 

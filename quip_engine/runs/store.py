@@ -2,6 +2,8 @@
 
 ``status`` in the row is what the worker last said. What it *means* also depends on whether that worker is alive, so
 ``Run.status`` is derived: a row that says running without a worker behind it is ``interrupted``.
+
+What comes before what is told by numbers (of runs, of turns, of events): the time of day may jump.
 """
 
 from __future__ import annotations
@@ -44,6 +46,7 @@ MIGRATIONS = (
     "ALTER TABLE runs ADD COLUMN holds INTEGER NOT NULL DEFAULT 0",  # it was paused or stopped: the queue waits
     "ALTER TABLE runs ADD COLUMN pid INTEGER",  # of the worker that holds the lock
     "ALTER TABLE runs ADD COLUMN killed INTEGER",  # processes the system had ended for memory when that one began
+    "ALTER TABLE runs ADD COLUMN turn INTEGER NOT NULL DEFAULT 0",
 )
 
 
@@ -71,6 +74,7 @@ class Run:
     holds: bool = False  # it was paused or stopped, and the queue waits for it
     pid: int | None = None  # of the worker, while it is alive
     killed: int | None = None  # processes the system had ended for want of memory when the worker began
+    turn: int = 0  # of its latest worker, counted over all runs; 0: it had none
 
     @property
     def alive(self) -> bool:
@@ -118,17 +122,38 @@ class Store:
                 "INSERT INTO runs (id, name, job, status, created, place) VALUES (?, ?, ?, ?, ?, ?)",
                 (run_id, usual_name(job), json.dumps(job.to_json()), status, time.time(), place),
             )
-        (self.home / "runs" / run_id).mkdir(mode=0o700)
+            # Before the row can be seen: a worker that ends now may start this run. Left over, if we die in between.
+            (self.home / "runs" / run_id).mkdir(mode=0o700, exist_ok=True)
+        return self.get(run_id) if queued else self.give_turn(run_id)
+
+    def give_turn(self, run_id: str) -> Run:
+        """Let a run be about to start: the next worker is its own, and what was said of the last one is gone."""
+        fresh = {"status": "starting", "created": time.time(), "holds": 0}
+        gone = dict.fromkeys(("place", "started", "finished", "error", "pid"))
+        with self.connect() as db:
+            db.execute("BEGIN IMMEDIATE")
+            turn = db.execute("SELECT max(turn) + 1 FROM runs").fetchone()[0]
+            _set(db, run_id, {**fresh, **gone, "turn": turn})
         return self.get(run_id)
 
     def get(self, run_id: str) -> Run:
         if not re.fullmatch(r"run-\d{1,9}", run_id):
             fail("RUN_NOT_FOUND", name=run_id)
-        with self.connect() as db:
-            row = db.execute("SELECT * FROM runs WHERE id = ?", (run_id,)).fetchone()
-        if row is None:
+        found = self._runs("WHERE id = ?", run_id)
+        if not found:
             fail("RUN_NOT_FOUND", name=run_id)
-        return self._run(row)
+        return found[0]
+
+    def _runs(self, condition: str, *values: object) -> list[Run]:
+        found = self._read(condition, values)
+        if any(run.status == "interrupted" and run.finished is None for run in found):
+            found = self._read(condition, values)  # a worker may have said its last word between row and lock
+        return found
+
+    def _read(self, condition: str, values: tuple[object, ...]) -> list[Run]:
+        with self.connect() as db:
+            rows = db.execute(f"SELECT * FROM runs {condition} ORDER BY number DESC", values).fetchall()
+        return [self._run(row) for row in rows]
 
     def queue(self) -> list[Run]:
         """Runs that wait for their turn, the next one first."""
@@ -136,16 +161,21 @@ class Store:
 
     def list(self) -> list[Run]:
         """All runs, newest first."""
-        with self.connect() as db:
-            rows = db.execute("SELECT * FROM runs ORDER BY number DESC").fetchall()
-        return [self._run(row) for row in rows]
+        return self._runs("")
 
     def update(self, run_id: str, **columns: Any) -> None:
         """Set columns of a row; dictionaries and tuples are stored as JSON."""
-        values = [json.dumps(v) if isinstance(v, dict | tuple) else v for v in columns.values()]
-        assignments = ", ".join(f"{column} = ?" for column in columns)
         with self.connect() as db:
-            db.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values, run_id))
+            _set(db, run_id, columns)
+
+    def lose(self, run: Run) -> None:
+        """Say that the worker of ``run`` has ended without a word, unless it did say one or another has begun."""
+        alive = ", ".join(f"'{status}'" for status in ALIVE)
+        with self.connect() as db:
+            db.execute(
+                f"UPDATE runs SET status = 'interrupted' WHERE id = ? AND turn = ? AND status IN ({alive})",
+                (run.id, run.turn),
+            )
 
     def describe(
         self, run_id: str, *, name: str | None = None, note: str | None = None, tags: Iterable[str] | None = None
@@ -190,12 +220,19 @@ class Store:
             holds=bool(row["holds"]),
             pid=row["pid"],
             killed=row["killed"],
+            turn=row["turn"],
         )
+
+
+def _set(db: sqlite3.Connection, run_id: str, columns: dict[str, Any]) -> None:
+    values = [json.dumps(v) if isinstance(v, dict | tuple) else v for v in columns.values()]
+    assignments = ", ".join(f"{column} = ?" for column in columns)
+    db.execute(f"UPDATE runs SET {assignments} WHERE id = ?", (*values, run_id))
 
 
 def usual_name(job: JobConfig) -> str:
     """What a run is called until somebody renames it."""
-    return f"{Path(job.model).name} {job.recipe.method} {job.recipe.bits:g}-bit"
+    return f"{Path(job.model).name} {job.title}"
 
 
 def _text(field: str, value: str, least: int, most: int) -> str:
@@ -223,6 +260,7 @@ def status_now(said: str, created: float, directory: Path) -> str:
 
 
 START_SECONDS = 30.0
+GRACE = 0.05  # seconds that who asks for a lock lets others ask
 
 
 def is_locked(path: Path) -> bool:
@@ -230,7 +268,7 @@ def is_locked(path: Path) -> bool:
     if not path.exists():
         return False
     try:
-        with FileLock(path, timeout=0.05, poll_interval=0.01):
+        with FileLock(path, timeout=GRACE, poll_interval=GRACE / 5):
             return False
     except Timeout:
         return True

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 from quip_engine import events
 from quip_engine.errors import QuipError, Stopped
 from quip_engine.files import discard
-from quip_engine.process import killed_for_memory, return_freed_memory, wait_patiently
+from quip_engine.process import give_way, killed_for_memory, return_freed_memory, wait_patiently
 from quip_engine.runs import last_words
 from quip_engine.runs.defects import named
 from quip_engine.runs.log import EventLog
@@ -31,9 +31,6 @@ from quip_engine.runs.queue import advance
 from quip_engine.runs.store import Run, Store
 
 EXIT_STOPPED = 75
-NICENESS = 5  # the page and the person come first
-
-
 ANSWER, LAST_WORDS = 15.0, 3.0  # seconds after a first signal until it counts as not heard; after a second one
 
 
@@ -80,7 +77,7 @@ def main(home: Path, run_id: str) -> int:
     except Timeout:
         return EXIT_STOPPED  # another worker has it: nothing of this run is ours to touch
     _end_if_unheard()
-    with lock, contextlib.closing(EventLog(run.directory)) as log:
+    with lock, contextlib.closing(EventLog(run.directory, run.turn)) as log:
         status = _work(store, run, log)
     if status != EXIT_STOPPED:
         with contextlib.suppress(QuipError):  # a full disk: an open app will do it
@@ -146,6 +143,5 @@ def _last_word(store: Store, run: Run, status: str, **columns: Any) -> None:
 if __name__ == "__main__":
     wait_patiently()
     return_freed_memory()
-    if hasattr(os, "nice"):
-        os.nice(max(0, NICENESS - os.nice(0)))  # a worker that was started by a worker has it already
+    give_way()
     sys.exit(main(Path(sys.argv[1]), sys.argv[2]))

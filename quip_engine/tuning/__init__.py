@@ -2,6 +2,7 @@
 
 | stage          | trains                                                      | module           |
 |----------------|-------------------------------------------------------------|------------------|
+| ``progressive`` | blocks that are not yet quantized, as a whole               | ``progressive``  |
 | ``block``      | what is float in a block whose layers are being rounded     | ``block``        |
 | ``end-to-end`` | floats of packed layers, norms, biases, embeddings and head | ``end_to_end``   |
 | ``pv``         | these, and the codes                                        | ``pv``           |

@@ -34,6 +34,7 @@ from quip_engine.tuning.loop import Schedule, Training
 EPOCHS, PATIENCE = 5, 3
 BATCH = 8  # windows of a step
 HELD_OUT = 1 / 3
+LEAST_PASSES = 3  # of which one judges
 SLOWER = 0.3  # times the rate of other stages: what is trained are whole matrices; best of .1, .3 and 1
 
 
@@ -57,7 +58,7 @@ class BlockObjective:
     def __init__(self, block: nn.Module, index: int, activations: Activations, outputs: Tensor) -> None:
         """``activations``: before the block; it gets parameters of its own, since others may hold the original's."""
         own_parameters(block)
-        self.block, self.states, self.outputs = block, activations.hidden, outputs
+        self.block, self.states, self.outputs, self.places = block, activations.hidden, outputs, activations.places
         self.pass_windows, self.call = activations.full_call(index)
         passes = len(self.states) // self.pass_windows
         self.judging = max(1, round(HELD_OUT * passes)) * self.pass_windows
@@ -74,6 +75,8 @@ class BlockObjective:
 
     def open(self, dtype: torch.dtype, rate: float) -> None:
         """Make everything that is float trainable; ``dtype``: what norms and biases are stored in."""
+        if self.places:
+            self.places.follow(self.outputs)
         waiting = {f"{name}.weight" for name in linear_modules(self.block)}
         tune_linears(self.block)
         self.trained = Masters(self.block, dtype)
@@ -137,10 +140,7 @@ def tune_block(objective: BlockObjective, dtype: torch.dtype, rate: float, seed:
 @torch.no_grad()
 def outputs_of(block: nn.Module, index: int, activations: Activations) -> Tensor:
     """What a block gives: (samples, length, width)."""
-    outputs = torch.empty_like(activations.hidden)
-    for place, run in activations.batches(index):
-        outputs[place] = run(block)
-    return outputs
+    return activations.outputs(block, index, torch.empty_like(activations.hidden))
 
 
 def own_parameters(block: nn.Module) -> None:

@@ -40,7 +40,8 @@ class TunedLinear(nn.Module):
         super().__init__()
         self.source = [packed]  # not a child: what it stores must not be met twice
         self.dense = packed.dequantize().detach()
-        floats = {name: tensor.float() for name, tensor in packed.tensors().items() if _trainable(tensor)}
+        stored = {name: tensor.detach() for name, tensor in packed.tensors().items() if _trainable(tensor)}
+        floats = {name: tensor.to(torch.float32, copy=True) for name, tensor in stored.items()}
         mapped = packed.format.transform.layout(packed.out_features, packed.in_features)
         numbers = [name for name in floats if name not in mapped]
         self.decoded = numbers if any(floats[name].numel() > 1 for name in numbers) else []

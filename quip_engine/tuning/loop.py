@@ -30,6 +30,8 @@ from torch import Tensor
 from quip_engine.errors import Stopped, fail
 
 BETAS = (0.9, 0.95)  # short runs: the second moment has to follow within tens of steps
+MOMENTS = ("exp_avg", "exp_avg_sq", "step")  # steps of an expert are those in which it was chosen
+RECORD = ("step", "best_step", "misses", "before", "best")
 KEEP_SECONDS = 60.0  # between states that are put aside
 WARMUP = 0.05  # share of the steps
 
@@ -173,18 +175,18 @@ class Training:
         tensors |= {f"best.{name}": tensor for name, tensor in self.best_masters.items()}
         for name, p in self.masters.items():
             moments = self._adam.state[p]
-            tensors |= {f"{key}.{name}": moments[key].clone() for key in ("exp_avg", "exp_avg_sq") if key in moments}
-        record = {key: getattr(self, key) for key in ("step", "best_step", "misses", "before", "best")}
+            tensors |= {f"{key}.{name}": moments[key].clone() for key in MOMENTS if key in moments}
+        record = {key: getattr(self, key) for key in RECORD}
         return tensors, record
 
     def _load(self, tensors: dict[str, Tensor], record: dict[str, Any]) -> None:
-        vars(self).update(record)
+        vars(self).update({key: record[key] for key in RECORD})
         for name, p in self.masters.items():
             p.data.copy_(tensors[f"master.{name}"])
             self.best_masters[name] = tensors[f"best.{name}"].to(p.device)
             if f"exp_avg.{name}" in tensors:
-                moments = {key: tensors[f"{key}.{name}"].to(p.device) for key in ("exp_avg", "exp_avg_sq")}
-                self._adam.state[p] = {"step": torch.tensor(float(self.step)), **moments}
+                moments = {key: tensors[f"{key}.{name}"] for key in MOMENTS}
+                self._adam.state[p] = {key: t if key == "step" else t.to(p.device) for key, t in moments.items()}
 
     def _judged(self) -> float:
         judged = self.objective.validate()

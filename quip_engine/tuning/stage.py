@@ -20,14 +20,12 @@ from quip_engine.devices import peak_rss_mb
 from quip_engine.errors import QuipError, Stopped
 from quip_engine.layer import LayerFormat
 from quip_engine.plan import Plan
-from quip_engine.tuning.cost import check_memory
+from quip_engine.tuning.cost import JUDGEMENTS, pass_windows
 from quip_engine.tuning.loop import Objective, Schedule, State, Training
 from quip_engine.tuning.student import store_student
 from quip_engine.tuning.teacher import Teacher
 from quip_engine.workspace import Workspace
 
-PASS_TOKENS = {"cpu": 2048, "cuda": 16384}  # of one pass through the model
-JUDGEMENTS = 8  # in a run, about
 COPIES = 24  # bytes of memory for each trained number beside it and its gradient: moments, the best, a state to keep
 Events = Generator[events.Event, None, Any]
 
@@ -35,10 +33,20 @@ Events = Generator[events.Event, None, Any]
 class Stage:
     """A stage of tuning of one run."""
 
-    def __init__(self, name: str, plan: Plan, space: Workspace, stop: Callable[[], bool]) -> None:
+    def __init__(
+        self,
+        name: str,
+        plan: Plan,
+        space: Workspace,
+        stop: Callable[[], bool],
+        *,
+        tokens: Tensor | None = None,
+        parts: int = 1,
+    ) -> None:
+        """``tokens``: its share of the windows, if not all; ``parts``: stages that have the steps together."""
         self.name, self.plan, self.space, self.stop = name, plan, space, stop
         self.settings: TuningConfig = plan.job.tuning
-        self.tokens = plan.tuning_tokens
+        self.tokens, self.parts = plan.tuning_tokens if tokens is None else tokens, parts
         self.dtype: torch.dtype = getattr(torch, plan.facts.dtype)
         self.blocks = len(space.finished_blocks())
         self.prefix = ""  # of the blocks
@@ -51,20 +59,24 @@ class Stage:
         return kept.record.get("result") if kept else None
 
     @property
+    def seconds(self) -> float:
+        """What training has taken, under all workers."""
+        return time.perf_counter() - self.started
+
+    @property
     def pass_windows(self) -> int:
         """Windows that go through the model together."""
-        return max(1, PASS_TOKENS[self.plan.device.type] // self.tokens.shape[1])
+        return pass_windows(self.plan.device, self.tokens.shape[1])
 
     def schedule(self, windows: int) -> Schedule:
         """Of a training on so many windows."""
         batch = min(self.settings.batch, windows)
-        steps = self.settings.steps or -(-windows // batch)
+        steps = -(-self.settings.steps // self.parts) or -(-windows // batch)
         every = -(-steps // JUDGEMENTS)
         return Schedule(steps, batch, self.pass_windows, every, self.settings.patience, self.plan.job.seed)
 
     def teacher(self) -> Generator[events.Event, None, Teacher]:
-        """The original's answers to the windows of this stage. Raises ``TUNING_MEMORY`` and ``Stopped``."""
-        check_memory(self.plan, self.pass_windows)
+        """The original's answers to the windows of this stage. Raises ``Stopped``."""
         yield events.PhaseChanged("tune", f"{self.name}: what the original says to {self.tokens.numel()} tokens")
         teacher = Teacher(Path(self.plan.facts.path), self.tokens, self.plan.device)
         for _ in teacher.read():
@@ -78,13 +90,13 @@ class Stage:
     ) -> Generator[events.Event, None, Training]:
         """Train from where the workspace says it is to the best state; raises ``Stopped``."""
         schedule, kept = self.schedule(objective.windows), self.space.kept(self.name)
-        training = kind(objective, schedule, (kept.tensors(), kept.record) if kept else None)
+        state = (kept.tensors(), kept.record) if kept else None
+        training = kind(objective, schedule, state)
         yield self._expected(training)
-        self.started = time.perf_counter()
+        self.started = time.perf_counter() - (kept.record["seconds"] if kept else 0.0)
         try:
             for done in training.run(self.stop, self._keep):
-                seconds = time.perf_counter() - self.started
-                progress = done.step, schedule.steps, done.loss, done.judged, done.best, seconds
+                progress = done.step, schedule.steps, done.loss, done.judged, done.best, self.seconds
                 yield events.TuningProgress(self.name, *progress)
         except Stopped:
             raise Stopped(self.blocks) from None
@@ -111,8 +123,9 @@ class Stage:
             yield events.Warned("TUNING_NOT_BETTER", f"{text} (KL {training.before:.5f}).")
             tensors, formats = {}, {}
         records = {path: form.to_json() for path, form in formats.items()}
+        # Told before it is kept: who dies between the two tells it again, and nobody never.
+        yield events.TuningFinished(**result, seconds=self.seconds, peak_rss_mb=peak_rss_mb())
         self.space.keep(self.name, tensors, {"result": result, "formats": records, "prefix": self.prefix})
-        yield events.TuningFinished(**result, seconds=time.perf_counter() - self.started, peak_rss_mb=peak_rss_mb())
 
     def settle(self) -> None:
         """Put what the stage has made into the model. May be repeated."""
@@ -122,7 +135,8 @@ class Stage:
         store_student(self.space, kept.record["prefix"], kept.tensors(), formats)
 
     def _keep(self, state: State) -> None:
-        self.space.keep(self.name, *state)
+        tensors, record = state
+        self.space.keep(self.name, tensors, {**record, "seconds": self.seconds})
 
     def _expected(self, training: Training) -> events.TuningStarted:
         """What the rest will take, by one pass and one judgement that are timed; gradients are dropped."""

@@ -8,6 +8,7 @@ from typing import Any
 from quip_engine import events
 from quip_engine.plan import Plan
 from quip_engine.tuning.end_to_end import tune_end_to_end
+from quip_engine.tuning.progressive import name_of, places
 from quip_engine.tuning.pv import tune_codes
 from quip_engine.tuning.stage import Stage
 from quip_engine.workspace import Workspace
@@ -27,5 +28,6 @@ def tune(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterator[eve
 
 def results(plan: Plan, space: Workspace) -> list[dict[str, Any]]:
     """What came of each stage that is at its end."""
-    kept = (space.kept(name) for name in plan.job.tuning.stages)
+    names = [*(name_of(index) for index in places(plan)), *plan.job.tuning.stages]
+    kept = (space.kept(name) for name in names)
     return [entry.record["result"] for entry in kept if entry is not None]

@@ -17,16 +17,23 @@ from quip_engine.workspace import FinishedBlock, Kept, Workspace
 OUTSIDE = "tuned-outside"  # entry of a workspace: what tuning has made of the tensors outside the blocks
 
 
-def load_student(plan: Plan, space: Workspace) -> Skeleton:
-    """The model of finished blocks, with what is outside of them as it is by now."""
+def load_student(plan: Plan, space: Workspace, instead: dict[str, Tensor] | None = None) -> Skeleton:
+    """The model of finished blocks, with what is outside of them as it is by now.
+
+    ``instead``: what blocks that are not finished are, by name, where they are no longer the original's.
+    """
     skeleton = Skeleton(Path(plan.facts.path), plan.device)
     skeleton.load_outside()
     outside = space.kept(OUTSIDE)
     replace_tensors(skeleton, outside.tensors() if outside else {})
     if plan.target.embeddings:
         round_outer_(skeleton.model, plan.target.embeddings)
-    for index, block in enumerate(space.finished_blocks()):
+    finished = space.finished_blocks()
+    for index, block in enumerate(finished):
         _fill(skeleton, index, block)
+    skeleton.instead = instead or {}
+    for index in range(len(finished), plan.facts.blocks):
+        skeleton.load_block(index)
     return skeleton
 
 

@@ -31,7 +31,7 @@ class Teacher:
 
     def __init__(self, folder: Path, tokens: Tensor, device: torch.device) -> None:
         """Knows nothing before ``read``."""
-        self.tokens = tokens
+        self.tokens = tokens.clone()
         self.held_out = held_out(len(tokens))
         self.skeleton = Skeleton(folder, device)
         self.hidden = torch.empty(0)  # (samples, length, width), what the last block gave
@@ -45,6 +45,8 @@ class Teacher:
             self.skeleton.release_block(index)
             yield index
         self.hidden = activations.hidden.cpu()
+        if activations.places:
+            activations.places.follow(self.tokens)
 
     def divergence(self, student: Skeleton, windows: Tensor, hidden: Tensor, share: float | None = None) -> float:
         """Mean KL over all positions of some windows; ``hidden``: (b, length, width) of the student's last block.

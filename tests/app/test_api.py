@@ -56,9 +56,12 @@ def test_a_program_quantizes_measures_and_asks(client):
     ("endpoint", "given", "code"),
     [
         ("/start_run", {"model": "/nowhere"}, "NOT_FOUND"),
+        ("/start_run", {"model": "x" * 5000}, "BAD_"),
+        ("/start_run", {"model": DEMO, "method": "x" * 5000}, "BAD_"),
         ("/start_run", {"model": DEMO, "bits": 99.0}, "BAD_SETTING"),
         ("/start_run", {"model": DEMO, "options": {"made": "up"}}, "BAD_"),
         ("/start_run", {"model": DEMO, "samples": 0}, "BAD_SETTING"),
+        ("/evaluate", {"model": DEMO, "text": "/" + "a" * 5000}, "BAD_PATH"),
         ("/run_status", {"run_id": "../../etc"}, "RUN_NOT_FOUND"),
         ("/evaluation_status", {"evaluation_id": "eval-999"}, "EVALUATION_NOT_FOUND"),
         ("/generate", {"model": DEMO, "prompt": "a", "temperature": -1.0}, "BAD_SETTING"),

@@ -34,6 +34,7 @@ QUIET += ["--disable-sync", "--no-first-run"]
 POINTS = """() => (document.querySelector('#plot-loss .plot')?.data || [])
     .filter(t => t.name === 'this run').flatMap(t => t.y).filter(v => v !== null).length
     + document.querySelectorAll('#plot-loss .marks .point').length"""
+BROKEN_OFF = ("console: AbortError: signal is aborted", "console: Unexpected error Connection errored out")
 RANGE = "() => document.querySelector('#plot-loss .plot').layout.xaxis.range.map(v => Math.round(100 * v) / 100)"
 
 
@@ -85,11 +86,20 @@ class Visitor:
             self.problems.append(f"request to {request.url}")
 
     def _received(self, response: sync_api.Response) -> None:
+        """Told by its head: a page that is left takes the bodies with it."""
         if "/gradio_api/" in response.url and response.request.method == "POST":
-            self.arrived.append((time.monotonic(), len(response.body())))
+            self.arrived.append((time.monotonic(), int(response.headers["content-length"])))
 
     def open(self) -> None:
         self.page.goto(self.address)
+        self.page.wait_for_selector("#demo", timeout=60_000)
+
+    def reload(self) -> None:
+        """Load the page anew; what the old page was in the midst of breaks off, and it says so."""
+        before = len(self.problems)
+        self.page.reload()
+        broken_off = [told for told in self.problems[before:] if told.startswith(BROKEN_OFF)]
+        self.problems = [told for told in self.problems if told not in broken_off]
         self.page.wait_for_selector("#demo", timeout=60_000)
 
     def tab(self, name: str) -> None:
@@ -183,8 +193,7 @@ def test_a_run_is_followed_left_found_again_stopped_and_resumed(visitor: Visitor
     print(f"page updates while the run is live: {rate / 1000:.1f} kB/s")
     assert rate < 20_000
 
-    page.reload()
-    page.wait_for_selector("#demo", timeout=60_000)
+    visitor.reload()
     took = visitor.until(lambda: "layer" in visitor.strip(), 3, "the run is back after a reload")
     print(f"after a reload the run was back {took:.1f} s after the page")
     page.click("#strip-open")
@@ -252,7 +261,7 @@ def test_a_preset_with_many_bitrates_has_a_slider(visitor: Visitor) -> None:
     page.keyboard.press("ArrowRight")
     says(visitor, "--bits 2.4")
     page.locator("#rate input[type=number]").fill("2.33")
-    visitor.until(lambda: "1 to 5 in steps of 0.05" in page.inner_text("#price"), 10, "what is allowed")
+    says(visitor, "--bits 2.33")
     page.locator("#rate input[type=number]").fill("9")
     visitor.until(lambda: page.get_by_text("Value 9 is greater than maximum value 5").count() > 0, 10, "the limit")
     page.locator("#rate input[type=number]").blur()

@@ -23,9 +23,11 @@ def test_a_layer_is_looked_at_raced_and_its_recipe_taken_over(visitor: Visitor) 
     page = visitor.page
     visitor.tab("Inspect")
     visitor.until(lambda: page.locator("#look").is_visible(), 60, "the picker")
+    visitor.until(lambda: page.get_by_label("Projection").input_value() != "", 60, "a layer to begin with")
     assert page.get_by_text("A layer under the microscope").is_visible()
     choose(visitor, "Block", "2")
     choose(visitor, "Projection", "q")
+    visitor.until(lambda: page.get_by_label("Projection").input_value() == "q", 60, "the choice")
     page.click("#look")
     visitor.until(lambda: "Block 2 · q" in page.inner_text("body"), 120, "the layer is shown")
     for plot in PLOTS:

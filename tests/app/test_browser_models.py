@@ -72,7 +72,7 @@ def test_from_a_word_to_a_model_that_is_here(visitor: Visitor, hub: FakeHub) -> 
     page.locator("#downloads [data-action^='cancel:']").click()
     took = visitor.until(lambda: "are kept" in going(visitor), 30, "Cancel is heard")
     print(f"Cancel was seen after {took:.1f} s")
-    page.reload()
+    visitor.reload()
     visitor.until(lambda: "are kept" in going(visitor), 60, "it is still offered")
     hub.bytes_per_second = 0
     page.locator("#downloads [data-action^='get:']").click()

@@ -5,6 +5,7 @@ import json
 
 import gradio as gr
 import pytest
+from gradio.state_holder import SessionState
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
@@ -145,3 +146,18 @@ def test_functions_fail_in_words(error, capsys):
     assert caught.value.message.startswith({True: "DEFECT: KeyError"}.get(defect, ("BUSY: busy wait", "words")))
     assert not caught.value.print_exception
     assert ("Traceback" in capsys.readouterr().err) == defect
+
+
+def test_a_form_that_changes_a_thousand_times_leaves_nothing_behind():
+    with CarefulBlocks(analytics_enabled=False) as blocks:
+        word = gr.Textbox()
+        word.change(lambda given: gr.update(value=given, info=given), word, word)
+    session, form = SessionState(blocks), blocks.fns[0]
+
+    async def changed(times: int) -> int:
+        for k in range(times):
+            found = await blocks.process_api(form, [str(k)], state=session)
+            assert found["data"][0]["info"] == str(k)
+        return len(session.blocks_config.blocks) + len(session.config_values)
+
+    assert asyncio.run(changed(2)) == asyncio.run(changed(20))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from breaking import EXPANDS, tokenizer
 from helpers import edit_json, tiny_model
 
 from app import answers as told
@@ -154,6 +155,16 @@ def test_what_cannot_be_asked_is_said(desk: Desk, folders: list[str]) -> None:
     assert (room.turns, room.busy) == ([], False)
     assert ask(desk, room, form(folders[:2], "  ")) == {}
     assert "No file or folder" in desk.forecast(room, *form([folders[0], "/nowhere"]))["memory"]
+
+
+def test_a_tokenizer_or_template_of_a_stranger_is_not_read_here(tmp_path: Path, desk: Desk) -> None:
+    evil = tiny_model(tmp_path)
+    loops = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% endfor %}"
+    (evil / "chat_template.jinja").write_text(loops)
+    reads = desk.read(Room(), *form([str(evil), str(evil)], "Once"))["reads"]
+    assert "Once" in reads
+    tokenizer(normalizer=EXPANDS)(evil)  # would end the process
+    assert "BAD_TOKENIZER" in desk.read(Room(), *form([str(evil), str(evil)], "Once"))["reads"]
 
 
 def test_memory_is_told_before_loading(desk: Desk, folders: list[str]) -> None:

@@ -1,4 +1,4 @@
-"""The page begins with our script, with its length told right; everything else passes as it is."""
+"""The page begins with our script and says what is at work, with its length told right; other pages pass."""
 
 import pytest
 from starlette.applications import Starlette
@@ -8,7 +8,7 @@ from starlette.testclient import TestClient
 
 from app.first_word import SCRIPT, FirstWord
 
-PAGE = "<!doctype html><html><head><title>x</title></head></html>"
+PAGE = "<!doctype html><html><head><title>x</title></head><body class=a><p>y</p></body></html>"
 
 
 async def page(_request):
@@ -21,11 +21,16 @@ async def streamed(_request):
 
 @pytest.mark.parametrize("answer", [page, streamed])
 def test_the_page_begins_with_the_script(answer):
-    found = TestClient(FirstWord(Starlette(routes=[Route("/", answer)]))).get("/")
-    assert found.content == PAGE.encode().replace(b"<head>", b"<head>" + SCRIPT)
+    words = iter(["<b>one</b>", "two"])
+    client = TestClient(FirstWord(Starlette(routes=[Route("/", answer)]), lambda: next(words)))
+    found = client.get("/")
+    assert found.text.startswith(PAGE[:27] + SCRIPT.decode())
+    assert found.text.endswith("<p>y</p></body></html>")
+    assert "<body class=a><style>" in found.text and '<div id="first-word"><b>one</b></div>' in found.text
+    assert '<div id="first-word">two</div>' in client.get("/").text
     assert int(found.headers.get("content-length", len(found.content))) == len(found.content)
 
 
 def test_other_pages_pass_as_they_are():
-    found = TestClient(FirstWord(Starlette(routes=[Route("/other", page)]))).get("/other")
+    found = TestClient(FirstWord(Starlette(routes=[Route("/other", page)]), str)).get("/other")
     assert found.text == PAGE

@@ -7,8 +7,7 @@ from itertools import pairwise
 import pytest
 
 from app import forms
-from app.fields import rate_range
-from app.forms import Parts
+from app.forms import Parts, rate_range
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.errors import QuipError
 from quip_engine.methods.registry import Preset, presets, presets_by_age, resolve

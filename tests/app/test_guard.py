@@ -138,4 +138,4 @@ def test_a_body_that_does_not_say_so_is_counted():
     page, part = Page(), bytes(BODY // 4)
     assert ask(OURS, UPLOAD, "POST", [part] * 4, page=page)[0] == 200
     assert ask(OURS, UPLOAD, "POST", [part] * 5, page=page)[0] == 413
-    assert page.broken == ["A request may hold 8 MB."]
+    assert page.broken == ["UPLOAD_LIMIT: The file is larger than 8 MB. Give its path instead."]

@@ -1,5 +1,6 @@
 """Flags mean what they say, before anything heavy is loaded."""
 
+import asyncio
 import socket
 import subprocess
 import sys
@@ -59,6 +60,21 @@ def test_the_default_port_gives_way(monkeypatch):
         with listener:
             assert taken
             assert listener.getsockname()[1] != serve.PORT
+
+
+def test_answers_do_not_wait_to_be_acknowledged():
+    async def without_delay() -> int:
+        listener, _ = serve._listen("127.0.0.1", 0)
+        accepted = asyncio.get_running_loop().create_future()
+        async with await asyncio.start_server(lambda _, writer: accepted.set_result(writer), sock=listener):
+            _, caller = await asyncio.open_connection(*listener.getsockname())
+            answering = await accepted
+            option = answering.get_extra_info("socket").getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+            caller.close()
+            answering.close()
+        return option
+
+    assert asyncio.run(without_delay())
 
 
 def test_wrong_flags_are_told_within_a_moment():

@@ -62,11 +62,26 @@ def test_no_path_leads_out(server: Server) -> None:
     held(paths.lead_out(server, fast=True))
 
 
-def test_foreign_pages_get_nothing_and_texts_stay_texts(server: Server) -> None:
+@pytest.fixture
+def chromium() -> None:
     pytest.importorskip("playwright.sync_api")
+    import browser
+
+    if not browser.CHROMIUM:
+        pytest.skip("no Chromium: set QUIP_CHROMIUM, or install chromium")
+
+
+@pytest.mark.usefixtures("chromium")
+def test_foreign_pages_get_nothing_and_texts_stay_texts(server: Server) -> None:
     import browser_attacks
 
-    if not browser_attacks.CHROMIUM:
-        pytest.skip("no Chromium: set QUIP_CHROMIUM, or install chromium")
     for row in browser_attacks.attacks(server, fast=True):
+        held(row)
+
+
+@pytest.mark.usefixtures("chromium")
+def test_a_run_outlives_server_and_pages(server: Server) -> None:
+    import visitors
+
+    for row in visitors.come_and_go(server, fast=True):
         held(row)

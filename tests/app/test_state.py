@@ -88,6 +88,25 @@ def test_time_left_needs_three_layers_and_follows_their_pace(home):
     assert view.remaining(1000.0) == 0.0
 
 
+@pytest.mark.parametrize("jump", [-86400.0, 365 * 86400.0])
+def test_no_time_is_negative_when_the_time_of_day_jumps(home, jump):
+    names = layer_names()
+    store = Store(home)
+    run = tell(store)[0]
+    view = RunView(run)
+    view.fold({"time": 1e9, "tick": 100.0, **events.to_json(started(names))})
+    for k in range(3):
+        view.fold({"time": 1e9 + jump, "tick": 102.0 + 2 * k, **events.to_json(layer(names[k]))})
+    assert view.remaining(108.0) == pytest.approx(10.0)
+    assert (view.begun, view.heard) == (100.0, 106.0)
+    store.update(run.id, status="stopped", created=1e9, started=1e9, finished=1e9 + jump)
+    again = tell(store)[0]  # it begins later, whatever the time of day says
+    store.update(again.id, created=1e9 + jump, started=1e9 + jump)
+    follower = Follower(home)
+    assert follower.view.run.id == again.id
+    assert run.turn < again.turn == follower.since
+
+
 def test_the_run_before_is_the_last_finished_one_of_the_same_model(home):
     store = Store(home)
     first, *_ = tell(store, 0.02)

@@ -5,86 +5,38 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from helpers import VOCABULARY, edit_json, processor_time, tiny_model
-from safetensors.torch import load_file, save_file
+from breaking import (
+    BACKTRACKS,
+    EXPANDS,
+    INDEX,
+    POINTER,
+    WEIGHTS,
+    Break,
+    both,
+    config,
+    cut,
+    header,
+    index,
+    instead,
+    remove,
+    shard,
+    tensors,
+    tokenizer,
+    write,
+)
+from helpers import VOCABULARY, processor_time, tiny_model
 
 from quip_engine.errors import CATALOGUE, QuipError
 from quip_engine.probe import probe
 from quip_engine.probe.names import check_weights  # noqa: F401 - imports transformers before the clock starts
 
 SECONDS = 2.0  # of processor time for one answer, child included; 0.1 measured for a good tiny folder
-WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
-Break = Callable[[Path], object]
-
-
-def config(**changes: object) -> Break:
-    return lambda folder: edit_json(folder / "config.json", **changes)
-
-
-def write(name: str, data: bytes | str) -> Break:
-    return lambda folder: (folder / name).write_bytes(data.encode() if isinstance(data, str) else data)
-
-
-def remove(*names: str) -> Break:
-    return lambda folder: [(folder / name).unlink() for name in names]
-
-
-def instead(name: str, *, of: str = WEIGHTS, data: bytes = b"weights") -> Break:
-    return lambda folder: [(folder / of).unlink(), (folder / name).write_bytes(data)]
-
-
-def tensors(change: Callable[[dict[str, torch.Tensor]], object], file: str = WEIGHTS) -> Break:
-    def apply(folder: Path) -> None:
-        found = {name: tensor.clone() for name, tensor in load_file(folder / file).items()}
-        change(found)
-        save_file(found, folder / file, metadata={"format": "pt"})
-
-    return apply
-
-
-def cut(size: int) -> Break:
-    return lambda folder: (folder / WEIGHTS).write_bytes((folder / WEIGHTS).read_bytes()[:size])
-
-
-def header(text: str, data: bytes = b"") -> Break:
-    return write(WEIGHTS, len(text.encode()).to_bytes(8, "little") + text.encode() + data)
-
-
-def tokenizer(**changes: object) -> Break:
-    return lambda folder: edit_json(folder / "tokenizer.json", **changes)
-
-
-def index(change: Callable[[dict[str, str]], object]) -> Break:
-    def apply(folder: Path) -> None:
-        record = json.loads((folder / INDEX).read_text())
-        change(record["weight_map"])
-        (folder / INDEX).write_text(json.dumps(record))
-
-    return apply
-
-
-def shard(number: int) -> Callable[[Path], Path]:
-    return lambda folder: sorted(folder.glob("model-*.safetensors"))[number]
-
-
-def both(*changes: Break) -> Break:
-    return lambda folder: [change(folder) for change in changes]
-
-
-POINTER = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 131784\n"
 TOO_MANY = json.dumps({f"t{i}": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]} for i in range(200_001)})
 ENTRY = '{"dtype": "F32", "shape": [1], "data_offsets": [%d, %d]}'
-EXPANDS = {
-    "type": "Sequence",
-    "normalizers": [{"type": "Replace", "pattern": {"String": "a"}, "content": "a" * 100}] * 5,
-}
-BACKTRACKS = {"type": "Split", "pattern": {"Regex": "(a+)+$"}, "behavior": "Isolated", "invert": False}
-
 NO_CHAT = "NOT_A_CHAT_MODEL"
 
 BROKEN: list[tuple[str, Break, str]] = [
@@ -137,6 +89,7 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("gguf alone", both(instead("model.gguf"), remove("config.json")), "WRONG_FORMAT"),
     ("onnx", instead("model.onnx"), "WRONG_FORMAT"),
     ("adapter", both(instead("adapter_model.safetensors"), write("adapter_config.json", "{}")), "WRONG_FORMAT"),
+    ("adapter beside weights", write("adapter_config.json", '{"base_model_name_or_path": "a/b"}'), "WRONG_FORMAT"),
     ("no weights", remove(WEIGHTS), "NO_WEIGHTS"),
     ("shards without index", instead("model-00001-of-00002.safetensors"), "BAD_INDEX"),
     # safetensors

@@ -20,6 +20,22 @@ def test_memory_that_ran_out_is_told_from_defects(how):
     assert (error.code, status) == ("HOST_MEMORY", 2)
 
 
+@pytest.mark.parametrize(
+    ("words", "code"),
+    [
+        ("CUDA error: unspecified launch failure\nCUDA kernel errors might be reported later", "GPU_LOST"),
+        ("CUDA error: uncorrectable ECC error encountered", "GPU_LOST"),
+        ("CUDA error: unknown error", "GPU_LOST"),
+        ("CUDA error: device-side assert triggered", "DEFECT"),
+        ("CUDA error: an illegal memory access was encountered", "DEFECT"),
+    ],
+)
+def test_a_gpu_that_died_is_told_from_defects(words, code):
+    error, _ = named(RuntimeError(words))
+    assert error.code == code
+    assert words.partition("\n")[0] in error.message
+
+
 def test_the_rest_is_our_defect_with_its_trace():
     error, status = named(ValueError("odd"))
     assert (error.code, error.message, status) == ("DEFECT", "ValueError: odd", 1)

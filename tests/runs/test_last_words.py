@@ -9,6 +9,7 @@ from quip_engine import events
 from quip_engine.config import JobConfig
 from quip_engine.runs import EventLog, Store, Tail, last_words, queue, settle
 
+YEAR = 365 * 86400.0
 RESULT = events.RunFinished("out", "quip#", 2, 2.1, 10, 1.0, 1.0, 0.1)
 
 
@@ -23,7 +24,7 @@ def dead(home, tmp_path):
 
 
 def say(run, *said):
-    log = EventLog(run.directory)
+    log = EventLog(run.directory, run.turn)
     for event in said:
         log.append(event)
     log.close()
@@ -57,9 +58,16 @@ def test_what_the_log_says_counts(dead):
 
 def test_the_words_of_an_earlier_worker_do_not_count(dead):
     say(dead, events.RunStopped(0))
-    time.sleep(0.002)
-    Store().update(dead.id, started=time.time())
+    Store().give_turn(dead.id)
+    Store().update(dead.id, status="running", started=time.time() - YEAR)  # whatever the time of day
     assert settle()[0].status == "interrupted"
+
+
+@pytest.mark.parametrize("jump", [-YEAR, YEAR])
+def test_a_last_word_counts_after_the_time_of_day_has_jumped(dead, jump):
+    Store().update(dead.id, started=time.time() + jump)
+    say(dead, events.RunFailed("DISK_FULL", "Full.", "Free space."))
+    assert settle()[0].error["error"] == "DISK_FULL"
 
 
 def test_who_was_asked_to_end_is_stopped_and_holds_the_queue(dead, monkeypatch):
@@ -69,7 +77,8 @@ def test_who_was_asked_to_end_is_stopped_and_holds_the_queue(dead, monkeypatch):
     (dead.directory / "STOP").touch()
     run = settle()[0]
     assert (run.status, run.holds, begun) == ("stopped", True, [])
-    Store().update(dead.id, status="running", started=time.time() + 1, finished=None, holds=0)
+    Store().give_turn(dead.id)
+    Store().update(dead.id, status="running")
     (dead.directory / "STOP").unlink()
     settle()
     assert begun == [waiting.id]
@@ -90,3 +99,37 @@ def test_there_is_something_to_do_only_for_the_lost_and_for_an_idle_queue(dead):
     assert last_words.unsettled(store.list())
     store.update(dead.id, status="paused", holds=1)
     assert not last_words.unsettled(store.list())
+
+
+def test_who_settles_is_not_taken_for_a_worker(dead, monkeypatch):
+    seen = []
+
+    def slow_cause(run):
+        time.sleep(0.2)  # longer than who asks for a lock lets others ask
+        seen.append(Store().get(run.id).status)
+        return cause(run)
+
+    cause = last_words._cause
+    monkeypatch.setattr(last_words, "_cause", slow_cause)
+    assert settle()[0].status == "interrupted"
+    assert seen == ["interrupted"]
+
+
+def test_a_run_that_begins_anew_while_it_is_settled_is_left_alone(dead, monkeypatch):
+    lose = Store.lose
+
+    def slowly(store, run):
+        lose(store, run)
+        store.give_turn(run.id)
+
+    monkeypatch.setattr(Store, "lose", slowly)
+    assert settle() == []
+    assert Store().get(dead.id).status == "starting" and not Tail(dead.directory).read()
+
+
+def test_who_went_on_meanwhile_is_not_lost(dead):
+    store = Store()
+    store.update(dead.id, turn=dead.turn + 1)
+    store.lose(dead)
+    with store.connect() as db:
+        assert db.execute("SELECT status FROM runs").fetchone()[0] == "running"

@@ -1,5 +1,7 @@
 """The event log survives a writer that dies in the middle of a line."""
 
+import pytest
+
 from quip_engine import events
 from quip_engine.runs import EventLog, Tail
 
@@ -39,6 +41,33 @@ def test_a_torn_line_is_cut_off_by_the_next_writer(tmp_path):
     assert [r["seq"] for r in records] == [0, 1]
 
 
+def test_a_signal_in_the_middle_of_an_event_leaves_no_two_of_a_number(tmp_path, monkeypatch):
+    log = EventLog(tmp_path)
+    log.append(events.PhaseChanged("check"))
+    written = log._write
+
+    def cut_off(line):
+        written(line)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(log, "_write", cut_off)
+    with pytest.raises(KeyboardInterrupt):
+        log.append(events.PhaseChanged("calibrate"))
+    monkeypatch.setattr(log, "_write", written)
+    log.append(events.RunStopped(0))
+    log.close()
+    assert [record["seq"] for record in Tail(tmp_path).read()] == [0, 1, 2]
+
+
 def test_fields_of_a_later_version_are_left_out():
     record = {"type": "PhaseChanged", "phase": "check", "note": "", "mood": "fine", "seq": 0, "time": 1.0}
     assert events.from_json(record) == events.PhaseChanged("check")
+
+
+def test_a_block_counts_although_its_worker_ended_before_it_told(tmp_path):
+    log = EventLog(tmp_path)
+    log.append(events.BlockSaved(0, 1, "0" * 64, 1.0, 1.0))
+    assert log.saved_blocks() == 1
+    log.append(events.RunStarted("m", "A", {}, {}, 4, [], 0, 0, "cpu", 2))
+    log.append(events.BlockSaved(2, 1, "0" * 64, 1.0, 1.0))
+    assert log.saved_blocks() == 3

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 SOAK = Path(__file__).parents[1] / "soak"
-COMMANDS = ("kills", "disk", "bitrot", "publish", "history", "same_bits", "numerics", "memory")
+COMMANDS = ("kills", "disk", "bitrot", "publish", "history", "same_bits", "numerics", "memory", "folders", "estimates")
 
 
 @pytest.mark.parametrize("name", COMMANDS)

@@ -1,6 +1,7 @@
 """History: what a row means depends on whether its worker lives."""
 
 import time
+from pathlib import Path
 
 import pytest
 from filelock import FileLock
@@ -24,6 +25,19 @@ def test_a_row_comes_back_whole(home, job):
     store.update(run.id, status="done", result={"bytes": 7})
     assert store.get("run-1").result == {"bytes": 7}
     assert [r.id for r in (store.create(job), *store.list())] == ["run-2", "run-2", "run-1"]
+
+
+def test_a_row_that_can_be_seen_has_its_folder(home, job, monkeypatch):
+    store, made = Store(), []
+
+    def watched(folder, *given, **named):
+        made.append((folder.name, [run.id for run in store.list()]))
+        mkdir(folder, *given, **named)
+
+    mkdir = Path.mkdir
+    monkeypatch.setattr(Path, "mkdir", watched)
+    run = store.create(job, queued=True)
+    assert made == [(run.id, [])] and run.directory.is_dir()
 
 
 def test_running_without_a_worker_is_interrupted(home, job):
@@ -90,7 +104,7 @@ def test_a_history_of_the_first_version_is_brought_up_to_date(home, job):
     store = Store()
     store.create(job)
     with store.connect() as db:
-        for column in ("note", "tags", "place", "holds", "pid", "killed"):
+        for column in ("note", "tags", "place", "holds", "pid", "killed", "turn"):
             db.execute(f"ALTER TABLE runs DROP COLUMN {column}")
         db.execute("DROP TABLE evaluations")
         db.execute("PRAGMA user_version = 1")

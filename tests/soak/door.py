@@ -15,11 +15,11 @@ import socket
 import subprocess
 import sys
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import httpx
 import psutil
+from audit import floors
 from soak import Row, Server, arguments, report
 
 from app.guard import BODY, PUBLIC, READ, WRITE
@@ -61,7 +61,6 @@ def walk(routes, before=""):
         elif getattr(route, "original_router", None): yield from walk(route.original_router.routes, before)
 print(json.dumps(list(walk(page.routes))))"""
 CLIENT = httpx.Client(timeout=60, verify=False)  # plain http: certificates would only cost time
-FLOORS = {"gradio": (6, 20), "transformers": (5, 3), "torch": (2, 10), "jinja2": (3, 1, 6)}
 
 
 def routes(home: Path) -> list[tuple[str, str]]:
@@ -243,17 +242,6 @@ def passwords() -> Row:
             if right.status_code != 429:
                 row.problems.append(f"the right one during the pause: {right.status_code}")
     return row.close(f"100 guesses in {took:.1f} s: {tried} were looked at, 429 to the others")
-
-
-def floors() -> Row:
-    row = Row(
-        "S13",
-        "no version with a known high or critical hole: "
-        + ", ".join(f"{n} >= {'.'.join(map(str, v))}" for n, v in FLOORS.items()),
-    )
-    found = {name: tuple(int(n) for n in re.findall(r"\d+", version(name))[:3]) for name in FLOORS}
-    row.problems = [f"{name} {found[name]}" for name, floor in FLOORS.items() if found[name] < floor]
-    return row.close(", ".join(f"{name} {version(name)}" for name in FLOORS))
 
 
 def main() -> int:

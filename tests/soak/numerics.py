@@ -1,4 +1,4 @@
-"""R17, R18: NaN and infinities are named where they are; H of no use is no reason for a bad layer.
+"""R17, R18, 67: NaN and infinities are named where they are; H of no use is no reason for a bad layer.
 
 python tests/soak/numerics.py [--fast]
 """
@@ -16,12 +16,12 @@ from soak import Row, arguments, report  # finds what follows
 # isort: split
 
 import torch
-from helpers import random_layer, tiny_model
+from helpers import overflowing_model, overflowing_text, random_layer, tiny_model
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 from workers import quantize, scratch, tiny_job
 
-from quip_engine.config import JobConfig, RecipeConfig
+from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.errors import QuipError
 from quip_engine.layer import quantize_weight
 from quip_engine.linalg.hessian import NO_SIGNAL
@@ -155,12 +155,44 @@ def _finish(job: JobConfig, folder: Path) -> str:
     return f"{len(told)} listed" if [layer["name"] for layer in told] == manifest["fallbacks"] else "not listed"
 
 
+def aside(folder: Path, methods: list[str]) -> Row:
+    """Two and three windows of twenty that overflow."""
+    row = Row("67", "calibration windows that overflow: up to a tenth are put aside and named, more end the run")
+    model = overflowing_model(folder)
+    for method in methods:
+        for count in (2, 3):
+            text = CalibrationConfig(str(overflowing_text(folder / "windows.jsonl", 20, 32, count)), 20, 32)
+            recipe = RecipeConfig(method, 2, options=PRESETS[method])
+            job = JobConfig(str(model), str(folder / f"aside-{method}"), recipe, text, device="cpu", threads=1)
+            result = _put_aside(job, folder)
+            if result != ("ACTIVATION_OVERFLOW: 3 of 20" if count == 3 else "finished without 2, finite"):
+                row.problems.append(f"{method}, {count} of 20: {result}")
+    return row.close(f"{2 * len(methods) - len(row.problems)} of {2 * len(methods)} runs")
+
+
+def _put_aside(job: JobConfig, folder: Path) -> str:
+    from quip_engine.checkpoint import read_manifest
+
+    out = Path(job.out)
+    try:
+        quantize(job, folder / "work-aside")
+        named = read_manifest(out).get("overflow", {}).get("model.decoder.layers.0", [])
+        tensors = [t for file in out.glob("*.safetensors") for t in load_file(file).values() if t.is_floating_point()]
+        finite = all(bool(torch.isfinite(t).all()) for t in tensors)
+        return f"finished without {len(named)}, {'finite' if finite else 'not finite'}"
+    except QuipError as error:
+        return f"{error.code}: {error.message[:7]}"
+    finally:
+        shutil.rmtree(folder / "work-aside", ignore_errors=True)
+        shutil.rmtree(out, ignore_errors=True)
+
+
 def main() -> int:
     options = arguments(__doc__)
     with scratch() as folder:
         tiny_job(folder, blocks=2)
         rows = [places(folder), useless(["quip#", "optq"] if options.fast else list(PRESETS)), quota(folder)]
-        return report(rows)
+        return report([*rows, aside(folder, ["waterfill"] if options.fast else list(PRESETS))])
 
 
 if __name__ == "__main__":

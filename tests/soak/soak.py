@@ -88,6 +88,11 @@ class Server:
         self.home.mkdir(parents=True, exist_ok=True)
         share_kernels(self.home)
         self._log = tempfile.TemporaryFile("w+")
+        self.begin()
+        return self
+
+    def begin(self) -> None:
+        """Start the process and wait until it says where it is."""
         pipes = {"stdout": subprocess.PIPE, "stderr": self._log, "text": True}
         self.process = subprocess.Popen(self.command, cwd=self.home, env=self.environment, **pipes)
         self.line = self.process.stdout.readline()
@@ -101,7 +106,13 @@ class Server:
         self.token = parse_qs(address.query).get("token", [""])[0]
         self.cookies = {f"quip-studio-{self.port}": self.token} if self.token else {}
         self.cookie = "; ".join(f"{name}={value}" for name, value in self.cookies.items())
-        return self
+
+    def end(self, number: int) -> None:
+        """End the process by a signal. ``begin`` starts it again at the same address."""
+        self.process.send_signal(number)
+        self.process.wait(20)
+        self.process.stdout.close()
+        self.command = [*self.command, "--port", str(self.port)]  # the last one counts
 
     @property
     def log(self) -> str:

@@ -60,9 +60,9 @@ def home_in(folder: Path) -> Path:
 
 
 @contextmanager
-def scratch() -> Iterator[Path]:
+def scratch(where: Path | None = None) -> Iterator[Path]:
     """A folder of its own for a command, with a home in it; gone at the end."""
-    with tempfile.TemporaryDirectory(prefix="soak-", ignore_cleanup_errors=True) as name:
+    with tempfile.TemporaryDirectory(prefix="soak-", dir=where, ignore_cleanup_errors=True) as name:
         home_in(Path(name))
         yield Path(name)
 
@@ -128,7 +128,7 @@ def kill_after(pid: int, seconds: float) -> int:
 def work_on(store: Store, run: Run) -> int:
     """Give a run a worker, forked; its process number."""
     (run.directory / "STOP").unlink(missing_ok=True)
-    store.update(run.id, status="starting", created=time.time(), started=None, finished=None, error=None, holds=0)
+    store.give_turn(run.id)
     return forked(lambda: worker.main(store.home, run.id))
 
 

@@ -185,13 +185,13 @@ def test_too_little_text_and_encoders_are_refused(tmp_path):
 def test_memory_that_is_too_small_is_named_with_what_would_fit(tmp_path, monkeypatch):
     job = job_for(tmp_path, tiny_model(tmp_path, "llama"))
     plan = make_plan(job)
-    needed = cost.memory(plan, 1)
+    needed = cost.memory(plan)
     window = 24 * 32 * 4  # bytes of states
     monkeypatch.setattr(cost, "free_memory", lambda _: cost.MARGIN * (needed - 9.5 * window))
     with pytest.raises(QuipError) as caught:
-        cost.check_memory(plan, 1)
+        cost.check_memory(plan)
     assert caught.value.code == "TUNING_MEMORY" and "Use 30 samples" in caught.value.hint
-    cost.check_memory(make_plan(replace(job, force=True)), 1)
+    cost.check_memory(make_plan(replace(job, force=True)))
 
 
 def test_settings_survive_json_and_wrong_ones_are_named():

@@ -17,11 +17,14 @@ class Fit:
         self.A = torch.randn(20, 4, generator=generator)
         self.b = self.A @ torch.tensor([1.0, -2.0, 0.5, 3.0])
         self.windows, self.broken, self.calls = 16, broken, 0
-        self.masters = {"x": torch.zeros(4, requires_grad=True), "y": torch.zeros(4, requires_grad=True)}
-        self.rates = {"x": rate, "y": rate / 2}
+        self.masters = {name: torch.zeros(4, requires_grad=True) for name in "xyz"}
+        self.rates = {"x": rate, "y": rate / 2, "z": rate / 4}
 
     def loss(self, rows):
-        return (self.A[rows] @ (self.masters["x"] + self.masters["y"]) - self.b[rows]).square().mean()
+        x = self.masters["x"] + self.masters["y"]
+        if int(rows.sum()) % 3 == 0:  # as an expert that is not chosen for all
+            x = x + self.masters["z"]
+        return (self.A[rows] @ x - self.b[rows]).square().mean()
 
     def gradient(self, windows, share):
         self.calls += 1

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from quip_engine.commands.bench import generation, gpu, inference, kernels, memory, methods
+from quip_engine.commands.bench import generation, gpu, inference, kernels, memory, methods, tuning
 
-MEASUREMENTS = (methods, kernels, inference, generation, memory, gpu)
+MEASUREMENTS = (methods, kernels, inference, generation, memory, tuning, gpu)
 
 
 def add_parser(subparsers: Any) -> None:

@@ -7,13 +7,14 @@ import statistics
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from quip_engine.commands.evaluate import BUNDLED
 from quip_engine.commands.layer import read_problem
 from quip_engine.commands.recipe_args import named_recipe, whole_if_whole
 from quip_engine.commands.text import MarkdownTable, figure
-from quip_engine.config import DEVICES, RecipeConfig, check_number
+from quip_engine.commands.tuning_args import add_tuning_numbers
+from quip_engine.config import DEVICES, RecipeConfig, TuningConfig, check_number
 from quip_engine.errors import fail
 
 if TYPE_CHECKING:
@@ -24,12 +25,26 @@ COLUMNS = (
     *("method", "bits", "bits per weight", "proxy loss", "times the least", "squared error"),
     *("seconds", "us per weight"),
 )
-Named = tuple[str, RecipeConfig]  # as it was written, and what it means
+
+
+class Named(NamedTuple):
+    """A method as it was written, and what it means."""
+
+    word: str
+    recipe: RecipeConfig
+    stages: tuple[str, ...]  # of tuning
+
+    @classmethod
+    def read(cls, word: str, bits: float) -> Named:
+        """Raises ``BAD_SETTING`` for a stage that does not exist."""
+        method, *stages = word.split("+")
+        return cls(word, named_recipe(method, bits), TuningConfig(tuple(stages)).stages)
 
 
 def add_parser(subparsers: Any) -> None:
     parser = subparsers.add_parser("methods", help="loss, bits and seconds of every method")
-    text = "what to compare: NAME or NAME:KEY=VALUE,... with options or replaced parts (default: every preset)"
+    text = "what to compare: NAME or NAME:KEY=VALUE,... with options or replaced parts (default: every preset); "
+    text += "with --end-to-end also +STAGE+... with stages of tuning"
     parser.add_argument("--methods", nargs="+", metavar="METHOD", help=text)
     parser.add_argument("--bits", nargs="+", type=float, default=[2], help="bits per weight (default: 2)")
     text = f"runs to average, from seed 0 on (default: {SEEDS}, with --end-to-end 1)"
@@ -44,7 +59,9 @@ def add_parser(subparsers: Any) -> None:
     models.add_argument("--outliers", action="store_true", help="add a random model with strong outlier channels")
     models.add_argument("--text", type=Path, metavar="FILE", help="text to evaluate on (default: the bundled)")
     models.add_argument("--max-windows", type=int, metavar="N", help="evaluate on the first N windows only")
+    models.add_argument("--calibration", metavar="NAME|FILE", help="calibration text (default: as quantize)")
     models.add_argument("--samples", type=int, metavar="N", help="calibration windows (default: as quantize)")
+    add_tuning_numbers(models)
     models.add_argument("--device", choices=DEVICES, default="cpu")
     parser.set_defaults(run=run)
 
@@ -57,6 +74,8 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
     from quip_engine.devices import use_threads  # noqa: PLC0415 - torch takes seconds to import
 
     use_threads(options.threads)
+    if not options.end_to_end and (tuned := next((one.word for one in methods if one.stages), None)):
+        fail("BAD_SETTING", field="methods", value=tuned, allowed="tuning only with --end-to-end")
     if options.end_to_end:
         from quip_engine.commands.bench.models import compare_models  # noqa: PLC0415
 
@@ -66,8 +85,8 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
 
 def _check_flags(options: argparse.Namespace) -> None:
     """A flag of the other kind of measurement would change nothing: refuse it."""
-    foreign = ("problems",) if options.end_to_end else ("models", "outliers", "text", "max_windows", "samples")
-    for name in foreign:
+    of_models = ("models", "outliers", "text", "max_windows", "calibration", "samples")
+    for name in ("problems",) if options.end_to_end else of_models:
         if getattr(options, name):
             allowed = "only without --end-to-end" if options.end_to_end else "only with --end-to-end"
             fail("BAD_SETTING", field=f"--{name.replace('_', '-')}", value="given", allowed=allowed)
@@ -87,15 +106,17 @@ def chosen_methods(words: Sequence[str] | None, bitrates: Sequence[float]) -> li
     words = words or [preset.name for preset in presets_by_age()]
     found = []
     for bits in map(whole_if_whole, bitrates):
-        named = [(word, named_recipe(word, bits)) for word in words]
-        lacking = [w for w, recipe in named if recipe.codebook is None and bits not in presets.get(recipe.method).bits]
+        named = [Named.read(word, bits) for word in words]
+        lacking = [
+            one.word for one in named if not one.recipe.codebook and bits not in presets.get(one.recipe.method).bits
+        ]
         if len(lacking) == len(words):
-            resolve(named[0][1])  # says what it has
+            resolve(named[0].recipe)  # says what it has
         if lacking:
             print(f"not at {bits:g} bits: {', '.join(lacking)}", file=sys.stderr)
-        found += [(word, recipe) for word, recipe in named if word not in lacking]
-    for _, recipe in found:
-        resolve(recipe)
+        found += [one for one in named if one.word not in lacking]
+    for one in found:
+        resolve(one.recipe)
     return found
 
 
@@ -114,7 +135,7 @@ def compare_layers(problems: Sequence[Problem], methods: Sequence[Named], seeds:
         m, n = problem.W.shape
         print(f"\n{problem.name}, {m} x {n}, {averaged(seeds)}\n", file=sys.stderr)
         table = MarkdownTable(*COLUMNS)
-        for word, recipe in methods:
+        for word, recipe, _ in methods:
             row = _row(problem, word, recipe, seeds)
             rows.append(row)
             table.add(f"`{word}`", *_cells(row, m * n))
@@ -169,5 +190,5 @@ def _side_by_side(rows: Iterable[dict[str, Any]], problems: Sequence[str], metho
     found = {(row["name"], row["bits"], row["problem"]): figure(row["rel_proxy"]) for row in rows}
     print("\nproxy loss\n", file=sys.stderr)
     table = MarkdownTable("method", "bits", *problems)
-    for word, recipe in methods:
+    for word, recipe, _ in methods:
         table.add(f"`{word}`", f"{recipe.bits:g}", *(found[word, recipe.bits, problem] for problem in problems))

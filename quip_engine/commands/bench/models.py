@@ -25,7 +25,8 @@ from quip_engine.commands.bench.methods import Named, averaged
 from quip_engine.commands.bench.outliers import make_outlier_model
 from quip_engine.commands.evaluate import SEQLEN
 from quip_engine.commands.text import MarkdownTable, figure
-from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
+from quip_engine.commands.tuning_args import tuning_numbers
+from quip_engine.config import CalibrationConfig, JobConfig, TuningConfig
 from quip_engine.devices import resolve_device
 from quip_engine.evaluate import Evaluation, evaluate, windows
 from quip_engine.events import RunFinished
@@ -35,7 +36,10 @@ from quip_engine.prompts import context_length
 
 DEMO = Path(__file__).parents[3] / "assets" / "demo-model"
 MEASURED = ("perplexity", "mean_kl", "top1_agreement")
-COLUMNS = ("bits per weight", "MB", "mean proxy loss", "perplexity", "KL to the original", "same top token", "seconds")
+COLUMNS = (
+    *("bits per weight", "MB", "mean proxy loss", "perplexity", "times the original's", "KL to the original"),
+    *("same top token", "seconds"),
+)
 
 
 def compare_models(options: argparse.Namespace, methods: Sequence[Named]) -> list[dict[str, Any]]:
@@ -79,10 +83,12 @@ def _compare(
     size = sum(path.stat().st_size for path in subject.path.iterdir())
     rows: list[dict[str, Any]] = [{"model": subject.path.name, "name": "original", "bytes": size} | _figures([base])]
     table.add("original", "", *_cells(rows[0]))
-    for word, recipe in methods:
-        runs = [_run(subject, recipe, seed, folder, options) for seed in range(seeds)]
+    for method in methods:
+        word, recipe, _ = method
+        runs = [_run(subject, method, seed, folder, options) for seed in range(seeds)]
         row: dict[str, Any] = {"model": subject.path.name, "name": word, "bits": recipe.bits, "seeds": seeds}
         row |= _costs([finished for finished, _ in runs]) | _figures([result for _, result in runs])
+        row["perplexity_ratio"] = row["perplexity"] / rows[0]["perplexity"]
         row["skipped"] = sorted({name for finished, _ in runs for name in finished.skipped})
         rows.append(row)
         table.add(f"`{word}`", f"{recipe.bits:g}", *_cells(row))
@@ -92,14 +98,16 @@ def _compare(
 
 
 def _run(
-    subject: Subject, recipe: RecipeConfig, seed: int, folder: Path, options: argparse.Namespace
+    subject: Subject, method: Named, seed: int, folder: Path, options: argparse.Namespace
 ) -> tuple[RunFinished, Evaluation]:
     """Quantize, load and evaluate; nothing is left on disk."""
     usual = CalibrationConfig()
-    calibration = CalibrationConfig(samples=options.samples or usual.samples)
+    calibration = CalibrationConfig(options.calibration or usual.source, options.samples or usual.samples)
+    tuning = TuningConfig(method.stages, **tuning_numbers(options))
+    machine = {"seed": seed, "device": options.device, "threads": options.threads}
     with tempfile.TemporaryDirectory(dir=folder) as place:
         out = Path(place) / "quantized"
-        job = JobConfig(str(subject.path), str(out), recipe, calibration, seed, options.device, options.threads)
+        job = JobConfig(str(subject.path), str(out), method.recipe, calibration, **machine, tuning=tuning)
         *_, finished = quantize_model(job, Path(place) / "work", lambda: False)
         assert isinstance(finished, RunFinished)
         model, _ = load_model(out, subject.device)
@@ -129,6 +137,7 @@ def _cells(row: dict[str, Any]) -> list[str]:
         f"{row['bytes'] / 1e6:.1f}",
         figure(row.get("mean_rel_proxy")),
         _with_error(row, "perplexity"),
+        f"{row['perplexity_ratio']:.4f}" if "perplexity_ratio" in row else "",
         _with_error(row, "mean_kl"),
         "" if agreement is None else f"{100 * agreement:.1f} %",
         "" if bits is None else f"{row['seconds']:.0f}",

@@ -1,0 +1,60 @@
+"""The best at a size: one step from a model and a size to a job, with nothing left to choose."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from quip_engine.best import best_job
+from quip_engine.cli import main
+from quip_engine.config import BudgetConfig, CalibrationConfig, JobConfig, RecipeConfig
+from quip_engine.errors import QuipError
+from quip_engine.probe import probe
+from quip_engine.targets import settle
+
+DEMO = Path(__file__).parents[1] / "assets" / "demo-model"
+
+
+@pytest.fixture(scope="module")
+def facts():
+    return probe(str(DEMO))
+
+
+def job(bits=2, **budget):
+    text = CalibrationConfig("bundled", 64, 128)
+    return JobConfig(str(DEMO), "out", RecipeConfig(bits=bits), text, seed=3, budget=BudgetConfig(**budget))
+
+
+@pytest.mark.parametrize("bits", [1.5, 2, 3.35, 5])
+def test_bits_are_kept_and_so_are_the_embeddings(facts, bits):
+    asked = job(bits, layers={"0.down_proj": 3.0})
+    best = best_job(asked, facts)
+    assert (best.recipe.method, best.recipe.bits, best.budget) == ("best", bits, asked.budget)
+    assert (best.model, best.out, best.calibration, best.seed) == (asked.model, asked.out, asked.calibration, 3)
+    assert best.tuning.stages and not asked.tuning.stages
+    assert best_job(best, facts) == best
+
+
+@pytest.mark.parametrize(("size", "embeddings"), [(1_900_000, 4), (2_900_000, 6), (3_500_000, 8)])
+def test_a_size_is_shared_between_embeddings_and_layers(facts, size, embeddings):
+    best = best_job(job(size=size), facts)
+    assert best.budget.embeddings == embeddings
+    assert settle(best.recipe, best.budget, facts).size == size
+
+
+@pytest.mark.parametrize("size", [100_000, 50_000_000])
+def test_a_size_that_cannot_be_is_refused_with_the_nearest_that_can(facts, size):
+    with pytest.raises(QuipError) as caught:
+        best_job(job(size=size), facts)
+    assert caught.value.code == "BAD_TARGET"
+    nearest = int(re.search(r"\((\d+) bytes\)", caught.value.hint)[1])
+    assert best_job(job(size=nearest), facts).budget.embeddings == (4 if nearest > size else 0)
+
+
+@pytest.mark.parametrize(
+    "flags", [["--method", "qtip"], ["--method", "quip#"], ["--tune", "pv"], ["--embeddings", "8"], ["--option", "L=8"]]
+)
+def test_nothing_else_is_chosen_beside_it(tmp_path, capsys, flags):
+    assert main(["quantize", str(DEMO), "--out", str(tmp_path / "out"), "--best", *flags, "--json"]) != 0
+    assert "--best" in capsys.readouterr().out
+    assert not (tmp_path / "out").exists()
