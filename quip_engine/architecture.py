@@ -11,11 +11,12 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
 import torch
-from accelerate import init_empty_weights
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 from transformers import AutoModel, AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.pytorch_utils import Conv1D
 
@@ -37,9 +38,31 @@ __all__ = [
 ]
 
 
-# transformers and accelerate replace functions of torch.nn for the whole process while they build or read a model, so
-# that a model read meanwhile by another thread would end up without weights: one thread at a time.
+# transformers replaces functions for the whole process while it builds or reads a model (it ties no weights anywhere,
+# for one): one thread at a time builds, reads or ties.
 BUILDING = threading.RLock()
+_building = threading.local()  # .on_meta: this thread's modules have their parameters on meta
+
+
+def _parameter_on_meta(_: nn.Module, __: str, parameter: nn.Parameter | None) -> nn.Parameter | None:
+    if parameter is None or not getattr(_building, "on_meta", False):
+        return None  # registered as it is
+    return nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad)
+
+
+# Once and for ever, as torch walks through its hooks unlocked. A function of torch.nn replaced for the time of building
+# would take the weights of a model that another thread reads meanwhile.
+register_module_parameter_registration_hook(_parameter_on_meta)
+
+
+@contextmanager
+def _parameters_on_meta() -> Iterator[None]:
+    """Modules made in here by this thread have no weights, but real buffers."""
+    _building.on_meta = True
+    try:
+        yield
+    finally:
+        _building.on_meta = False
 
 
 def build_on_meta(
@@ -50,7 +73,7 @@ def build_on_meta(
     ``stored`` names the tensors of its files. Runs code of transformers only, never of the model folder.
     """
     auto = AutoModel if config.model_type in ENCODERS else AutoModelForCausalLM
-    with BUILDING, init_empty_weights(include_buffers=False):
+    with BUILDING, _parameters_on_meta():
         model = auto.from_config(config, dtype=dtype, trust_remote_code=False).eval()
     unfuse(model)
     leave_out_pooler(model, stored)

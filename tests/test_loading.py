@@ -1,17 +1,21 @@
 import json
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import FAMILIES, edit_json, tiny_model
-from transformers import AutoConfig
+from torch import nn
+from transformers import AutoConfig, PretrainedConfig
 
 from quip_engine.architecture import build_on_meta
 from quip_engine.checkpoint import FORMAT_VERSION
 from quip_engine.errors import QuipError
 from quip_engine.loading import load_model, load_tokenizer
 from quip_engine.prompts import prepare_prompt
+from quip_engine.skeleton import Skeleton
 
 CPU = torch.device("cpu")
 
@@ -107,9 +111,10 @@ def test_a_panic_of_the_tokenizer_has_a_name(tmp_path: Path, monkeypatch) -> Non
         load_tokenizer(tmp_path)
 
 
-def test_models_are_read_while_others_are_built(tmp_path: Path) -> None:
-    folder = tiny_model(tmp_path)
-    config, done = AutoConfig.from_pretrained(folder), threading.Event()
+@contextmanager
+def building(config: PretrainedConfig) -> Iterator[None]:
+    """Two threads that build models on meta all the time."""
+    done = threading.Event()
 
     def build() -> None:
         while not done.is_set():
@@ -119,9 +124,23 @@ def test_models_are_read_while_others_are_built(tmp_path: Path) -> None:
     for thread in builders:
         thread.start()
     try:
-        models = [load_model(folder, CPU)[0] for _ in range(3)]
+        yield
     finally:
         done.set()
         for thread in builders:
             thread.join()
+
+
+def test_models_are_read_while_others_are_built(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    with building(AutoConfig.from_pretrained(folder)):
+        models = [load_model(folder, CPU)[0] for _ in range(3)]
     assert not any(p.is_meta for model in models for p in model.parameters())
+
+
+def test_weights_stay_real_while_others_are_built(tmp_path: Path) -> None:
+    folder = tiny_model(tmp_path)
+    with building(AutoConfig.from_pretrained(folder)):
+        blocks = [Skeleton(folder, CPU).load_block(0) for _ in range(20)]
+        linears = [nn.Linear(2, 2) for _ in range(5000)]
+    assert not any(p.is_meta for module in [*blocks, *linears] for p in module.parameters())

@@ -109,12 +109,17 @@ class Visitor:
         """Wait for something to be seen; returns how long it took."""
         started = time.monotonic()
         while not true():
-            assert time.monotonic() - started < seconds, f"{what}: not within {seconds} s; {self.strip()!r}"
+            assert time.monotonic() - started < seconds, f"{what}: not within {seconds} s; {self.told()!r}"
             self.page.wait_for_timeout(50)
         return time.monotonic() - started
 
     def strip(self) -> str:
         return self.page.inner_text("#job")
+
+    def told(self) -> list[str]:
+        """What the page says now: the job and every problem, on the page or its console."""
+        banners = self.page.locator(".banner:visible").all_inner_texts()
+        return [self.strip(), *banners, *self.problems]
 
     def points(self) -> int:
         return int(self.page.evaluate(POINTS))
