@@ -52,7 +52,7 @@ def _parameter_on_meta(_: nn.Module, __: str, parameter: nn.Parameter | None) ->
 
 # Once and for ever, as torch walks through its hooks unlocked. A function of torch.nn replaced for the time of building
 # would take the weights of a model that another thread reads meanwhile.
-register_module_parameter_registration_hook(_parameter_on_meta)
+register_module_parameter_registration_hook(_parameter_on_meta)  # type: ignore[arg-type]  # may give one back
 
 
 @contextmanager
