@@ -48,6 +48,7 @@ from quip_engine.workspace import GRADIENT, Workspace
 DAMPING = 0.02  # of H in the value of a layer
 SMALLEST = 0.02  # share of all outputs' mean that every output counts in any case: gradients of a text are a sample
 TRACES = "traces"  # of layers, in a workspace
+LOGITS = 1 << 21  # at once: the vocabulary may be large
 OF_LABELS = 1 << 20  # apart from the seeds of windows
 
 
@@ -123,23 +124,29 @@ def _begin(plan: Plan, hidden: Tensor | None, history: History | None) -> tuple[
 
 
 def head_gradient(skeleton: Skeleton, tokens: Tensor, hidden: Tensor, seed: int) -> Tensor:
-    """The gradient of the sampled labels' loss by ``hidden``: (samples, length, width), what the last block gave."""
+    """The gradient of the sampled labels' loss by ``hidden``: (samples, length, width), what the last block gave.
+
+    By the logits it is p less the label's indicator.
+    """
     generator = torch.Generator().manual_seed(OF_LABELS + seed)
+    windows = max(1, LOGITS // (tokens.shape[1] * skeleton.config.get_text_config().vocab_size))
     gradient = torch.empty_like(hidden)
-    for place, window in enumerate(tokens.split(1)):  # one at a time: the vocabulary may be large
-        leaf = hidden[place : place + 1].detach().requires_grad_()
+    for part, inputs, into in zip(*(x.split(windows) for x in (tokens, hidden, gradient)), strict=True):
+        leaf = inputs.detach().requires_grad_()
         with torch.enable_grad():
-            log_p = predictions(skeleton, window, leaf).log_softmax(-1)[0]
-            loss = -log_p.gather(1, drawn_labels(log_p, generator)).sum()
-            gradient[place] = _gradient(loss, leaf, None, "The head")[0]
+            logits = predictions(skeleton, part, leaf)
+        p = logits.detach().softmax(-1)
+        labels = drawn_labels(p.flatten(0, 1), generator).view(*part.shape, 1)
+        p.scatter_add_(-1, labels, p.new_tensor(-1.0).expand(labels.shape))
+        into.copy_(_gradient(logits, leaf, p, "The head"))
     return gradient
 
 
-def drawn_labels(log_p: Tensor, generator: torch.Generator) -> Tensor:
-    """A token for each row of log_p: (T, vocabulary), drawn from its probabilities: (T, 1) int64."""
-    draw = torch.rand(len(log_p), 1, generator=generator).to(log_p.device)
-    below = log_p.detach().exp().cumsum(1)
-    return torch.searchsorted(below, draw * below[:, -1:]).clamp_max(log_p.shape[1] - 1)
+def drawn_labels(p: Tensor, generator: torch.Generator) -> Tensor:
+    """A token for each row of probabilities p: (T, vocabulary), drawn from them: (T, 1) int64."""
+    draw = torch.rand(len(p), 1, generator=generator).to(p.device)
+    below = p.cumsum(1)
+    return torch.searchsorted(below, draw * below[:, -1:]).clamp_max(p.shape[1] - 1)
 
 
 def gather(block: nn.Module, index: int, activations: Activations, gradient: Tensor) -> dict[str, Gathered]:
