@@ -101,7 +101,13 @@ def _working_words(view: RunView, now: float) -> list[str]:
     if view.phase in PHASE_WORDS or not total:
         return [PHASE_WORDS.get(view.phase, PHASE_WORDS["check"])]
     left = eta(view.remaining(now))
-    return [f"layer {min(done + 1, total)} of {total}", left if view.remaining(now) is None else f"{left} left"]
+    words = left if view.remaining(now) is None else f"{left} left"
+    return [f"layer {min(done + 1, total)} of {total}", f"{words}, then tuning" if _tuned(view) else words]
+
+
+def _tuned(view: RunView) -> bool:
+    """Whether what is told of the time ends before the run does."""
+    return bool(view.run.job.tuning.stages) and view.phase != "pack"
 
 
 def spoken(view: RunView | None) -> str:
@@ -168,8 +174,10 @@ def _time(view: RunView, now: float) -> tuple[str, str, str]:
     if not view.run.alive:
         return "Ran for", duration(0 if view.begun is None else max(0, view.heard - view.begun)), f"ended {ended}"
     spent = 0 if view.begun is None else now - view.begun
-    left = view.remaining(now)
-    return "Left", eta(left), f"{duration(max(10, 5 * round(spent / 5)))} so far" if spent >= 10 else ""
+    left, of = view.remaining(now), ""
+    if _tuned(view):
+        of = " of this stage" if view.phase == "tune" else " of the layers"
+    return f"Left{of}", eta(left), f"{duration(max(10, 5 * round(spent / 5)))} so far" if spent >= 10 else ""
 
 
 def _against(view: RunView, previous: RunView | None) -> object:
