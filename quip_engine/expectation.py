@@ -3,8 +3,8 @@
 A run is rehearsed (``rehearsal``) at as many sizes, and with as many seeds of the noise, as there is time for. Sizes
 left out lie on lines of log KL over the bits between the others.
 
-The error of a figure is that over windows of the text, that over seeds where there was more than one, and what
-simulation is wrong by itself (WRONG_BY), as independent of each other.
+The error of a figure is that over windows of the text, that over seeds where there was more than one, what simulation
+is wrong by itself (WRONG_BY), and a third of what more calibration text is said to save, as independent of each other.
 """
 
 from __future__ import annotations
@@ -63,6 +63,7 @@ class Expectation:
     windows: int  # of the text
     seconds: float
     values: dict[str, float]  # of layers by module path, where they were measured: as ``targets`` takes them
+    more_text: float = 1.0  # the factor for calibration windows that only the run has; the points count it
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -121,8 +122,13 @@ def expect(
         rehearsal = Rehearsal(plan, text, space, end - time.monotonic())
         rehearsal.weigh(sizes)
         rehearsal.choose_blocks(end - time.monotonic())
-        costs = _costs(rehearsal, sizes, end, progress)
-        points = {bits: _point(rehearsal, bits, found) for bits, found in costs.items()}
+        progress(f"{sizes[-1]:g} bits")
+        first = rehearsal.cost(sizes[-1], job.seed)
+        progress("what more calibration text is worth")
+        with Workspace(Path(folder) / "half") as other:
+            more_text = rehearsal.more_text(sizes[-1], first, other)
+        costs = _costs(rehearsal, sizes, end, progress, {sizes[-1]: [first]})
+        points = {bits: _point(rehearsal, bits, found, more_text) for bits, found in costs.items()}
         return Expectation(
             method=job.recipe.method,
             points=[points.get(bits) or _left_out(rehearsal, bits, points) for bits in sizes],
@@ -132,17 +138,26 @@ def expect(
             windows=len(text),
             seconds=time.monotonic() - started,
             values=worths(rehearsal.plan, space),
+            more_text=more_text,
         )
 
 
 def _costs(
-    rehearsal: Rehearsal, sizes: Sequence[float], end: float, progress: Callable[[str], None]
+    rehearsal: Rehearsal,
+    sizes: Sequence[float],
+    end: float,
+    progress: Callable[[str], None],
+    costs: dict[float, list[Cost]],
 ) -> dict[float, list[Cost]]:
-    """By size, one for each seed: the ends first, then what lies between, then further seeds, while there is time."""
-    costs: dict[float, list[Cost]] = {}
+    """By size, one for each seed: the ends first, then what lies between, then further seeds, while there is time.
+
+    ``costs``: those that are known.
+    """
     longest = 0.0
     for seed in range(MOST_SEEDS):
         for bits in _ends_first(sizes):
+            if len(costs.get(bits, ())) > seed:
+                continue
             clock = time.monotonic()
             if len(costs) >= min(2, len(sizes)) and clock + longest > end:
                 return costs
@@ -162,11 +177,11 @@ def _ends_first(sizes: Sequence[float]) -> Iterator[float]:
         yield sizes[(low + high) // 2]
 
 
-def _point(rehearsal: Rehearsal, bits: float, costs: Sequence[Cost]) -> Point:
+def _point(rehearsal: Rehearsal, bits: float, costs: Sequence[Cost], more_text: float) -> Point:
     """The mean over seeds and windows, with its error."""
-    kl, kl_error = _mean([cost.kl for cost in costs])
-    increase, increase_error = _mean([cost.increase for cost in costs])
-    wrong = WRONG_BY[rehearsal.parts]
+    kl, kl_error = _mean([more_text * cost.kl for cost in costs])
+    increase, increase_error = _mean([more_text * cost.increase for cost in costs])
+    wrong = math.hypot(WRONG_BY[rehearsal.parts], (1 - more_text) / 3)
     ratio = math.exp(min(increase, 700.0))
     return Point(
         bits=bits,
@@ -199,10 +214,15 @@ def between(points: Sequence[Point], bits: float) -> Point:
         return high
     share = (bits - low.bits) / (high.bits - low.bits)
 
-    def mixed(name: str) -> float:
-        a, b = getattr(low, name), getattr(high, name)
+    def mixed(a: float, b: float) -> float:
         return math.exp((1 - share) * math.log(a) + share * math.log(b)) if min(a, b) > 0 else max(a, b)
 
-    names = ("kl", "kl_error", "ratio", "ratio_error")
-    size = round((1 - share) * low.bytes + share * high.bytes)
-    return Point(bits, size, **{name: mixed(name) for name in names}, seeds=0)
+    return Point(
+        bits=bits,
+        bytes=round((1 - share) * low.bytes + share * high.bytes),
+        kl=mixed(low.kl, high.kl),
+        kl_error=mixed(low.kl_error, high.kl_error),
+        ratio=1 + mixed(low.ratio - 1, high.ratio - 1),  # what is lost goes down like the KL
+        ratio_error=mixed(low.ratio_error, high.ratio_error),
+        seeds=0,
+    )

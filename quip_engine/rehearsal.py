@@ -5,12 +5,17 @@
              and all S together:                           k = KL / sum_S c_b
              KL = (1 + (k - 1) (B - 1) / (S - 1)) sum_B c_b
 
-The last line counts what pairs of blocks do to each other as alike for all pairs. Everything but the search of
-codewords is that of ``pipeline``. How many calibration windows there are, and whether the whole model or parts of it
-are rehearsed, follows from what one block takes on this machine.
+    few windows    n of the run's N for calibration:       KL_n = K + c / n
+             KL_N = (1 - (r - 1) (1 - n / N)) KL_n         r = KL_(n/2) / KL_n
+
+The last line of parts counts what pairs of blocks do to each other as alike for all pairs. Hessians of few windows
+explain these windows too well; r is taken at one size and holds for all. Everything but the search of codewords is
+that of ``pipeline``. How many calibration windows there are, and whether the whole model or parts of it are rehearsed,
+follows from what one block takes on this machine.
 
 | symbol | here                                      |
 |--------|-------------------------------------------|
+| n, N   | ``len(plan.tokens)``, ``asked``           |
 | c_b    | rows that ``_over_depth`` is given        |
 | S, B   | ``len(blocks)``, ``depth``                |
 | k      | from ``together`` and ``alone``           |
@@ -18,6 +23,7 @@ are rehearsed, follows from what one block takes on this machine.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -39,8 +45,8 @@ from quip_engine.skeleton import Skeleton
 from quip_engine.targets import settle
 from quip_engine.workspace import Workspace
 
-LEAST_WINDOWS = 16  # of calibration: with few of them Hessians are worse than the run's, and the KL comes out too high
-LEAST_SIZES = 3  # that there should be time for
+LEAST_WINDOWS = 16  # of calibration
+LEAST_SIZES = 4  # that there should be time for; half the windows count as one
 PASSES = {"original": 3, "corrected": 8}  # forward passes of calibration windows that a size takes, about, by targets
 
 
@@ -65,15 +71,16 @@ class _Following(Skeleton):
 class Rehearsal:
     """A plan, a text and the states of both in front of the blocks that are simulated."""
 
-    def __init__(self, plan: Plan, text: Tensor, space: Workspace, seconds: float) -> None:
+    def __init__(self, plan: Plan, text: Tensor, space: Workspace, seconds: float = math.inf) -> None:
         """text: (windows, seqlen). ``seconds``: about what there is for all that is asked later."""
         self.text, self.space, self.depth = text, space, plan.facts.blocks
         self.outer = Skeleton(Path(plan.facts.path), plan.device)  # embeddings and head; never a block
         self.outer.load_outside()
         self.judged = Activations(self.outer, text)
         self.original, window = self._original_states()
+        self.asked = len(plan.tokens)
         affordable = seconds / 2 / (LEAST_SIZES * PASSES[plan.recipe.targets] * self.depth * window)
-        self.plan = replace(plan, tokens=plan.tokens[: max(LEAST_WINDOWS, int(affordable))])
+        self.plan = replace(plan, tokens=plan.tokens[: max(LEAST_WINDOWS, int(min(affordable, self.asked)))])
         self.calibration = Activations(self.outer, self.plan.tokens)
         self.states = {0: (self.calibration.hidden.clone(), self.judged.hidden.clone())}
         self.weighted, self.parts = self.plan.recipe.hessian == "weighted", False
@@ -123,6 +130,21 @@ class Rehearsal:
         pairs = (self.depth - 1) / (len(alone) - 1)
         grown = 1 + pairs * max(float(together.kl.mean() / kl.sum(0).mean().clamp_min(1e-12)) - 1, 0.0)
         return Cost(grown * self._over_depth(kl), grown * self._over_depth(increase))
+
+    def more_text(self, bits: float, cost: Cost, space: Workspace) -> float:
+        """What the windows that a run has beyond those here make of its KL: a factor. ``cost``: here, of the size.
+
+        ``space``: an empty one.
+        """
+        windows = len(self.plan.tokens)
+        if windows == self.asked or windows < 2:
+            return 1.0
+        half = Rehearsal(replace(self.plan, tokens=self.plan.tokens[: windows // 2]), self.text, space)
+        half.weigh([bits])
+        if self.parts:
+            half.take_parts(len(self.blocks))
+        ratio = float(half.cost(bits, self.plan.job.seed).kl.mean() / cost.kl.mean().clamp_min(1e-12))
+        return 1 - (min(max(ratio, 1.0), 2.0) - 1) * (1 - windows / self.asked)
 
     def bytes(self, bits: float) -> int:
         """Of the finished folder at a size."""

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -14,12 +15,12 @@ from quip_engine.cli import main
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.errors import QuipError
 from quip_engine.evaluate import BUNDLED, windows
-from quip_engine.expectation import Expectation, Point, _ends_first, between, compare, expect, possible_sizes
+from quip_engine.expectation import WRONG_BY, Expectation, Point, _ends_first, between, compare, expect, possible_sizes
 from quip_engine.layer import quantize_weight
 from quip_engine.loading import load_tokenizer
 from quip_engine.methods import resolve
 from quip_engine.methods.registry import alone
-from quip_engine.rehearsal import Rehearsal
+from quip_engine.rehearsal import LEAST_WINDOWS, Cost, Rehearsal
 from quip_engine.simulation import simulated
 
 
@@ -112,6 +113,28 @@ def test_parts_of_a_model_tell_of_the_whole(model, monkeypatch):
     assert found.points[0].kl_error > whole.kl_error
 
 
+def test_few_windows_of_calibration_tell_of_many(model, monkeypatch):
+    def cost(self, _bits, _seed):
+        kl = 0.1 + 0.8 / len(self.plan.tokens)
+        return Cost(torch.full((4,), kl).double(), torch.full((4,), kl / 2).double())
+
+    usual = Rehearsal.__init__
+    monkeypatch.setattr(Rehearsal, "cost", cost)
+    monkeypatch.setattr(Rehearsal, "__init__", lambda self, *given: usual(self, *given[:3], 0.0))  # no time
+    asked = replace(job(model), calibration=CalibrationConfig(str(made_up(model)), samples=64, seqlen=32))
+    found = expect(asked, text(), (2, 4), minutes=5)
+    assert found.calibration == LEAST_WINDOWS
+    assert found.points[0].kl == pytest.approx(0.1 + 0.8 / 64)
+    assert math.log(found.points[0].ratio) == pytest.approx(found.points[0].kl / 2)
+    assert found.points[0].kl_error > WRONG_BY[False] * found.points[0].kl
+
+
+def made_up(model):
+    file = model.parent / "calibration.txt"
+    file.write_text(made_up_text(20000))
+    return file
+
+
 def test_sizes_that_a_method_does_not_have_are_left_out(model):
     assert possible_sizes(job(model), (1.5, 2, 3, 5)) == [2, 3]
     with pytest.raises(QuipError, match="is not possible"):
@@ -129,6 +152,7 @@ def test_between_two_sizes_logarithms_are_lines():
     points = [Point(2, 100, 0.4, 0.04, 1.2, 0.01, 1), Point(4, 200, 0.1, 0.01, 1.1, 0.01, 1)]
     middle = between(points, 3)
     assert middle.kl == pytest.approx(0.2)
+    assert middle.ratio == pytest.approx(1 + math.sqrt(0.2 * 0.1))
     assert (middle.bytes, middle.seeds) == (150, 0)
     assert between(points, 4) is points[1]
     assert between(points, 9) is points[1]
