@@ -129,7 +129,7 @@ window.quipPlot = (() => {
       stale = !box.offsetWidth;
       if (stale || !figure.data) return;
       const small = figure.narrow && box.offsetWidth < NARROW, {height: tall, ...narrow} = figure.narrow || {};
-      box.style.height = small ? `${tall}px` : height;
+      box.style.height = small && tall ? `${tall}px` : height;
       const {lanes, ...asked} = small ? merge(figure.layout, narrow) : figure.layout || {};
       const wanted = merge(BASE, lanes ? merge(laneLayout(lanes), asked) : asked);
       for (const k of Object.keys(wanted)) if (/^[xy]axis\d*$/.test(k)) wanted[k] = merge(AXIS, wanted[k]);

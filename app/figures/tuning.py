@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from app.figures.base import Figure, line, log_axis, log_range
 from app.fmt import sci
@@ -55,6 +55,7 @@ def tuning(courses: Sequence[Course], run: str) -> Figure:
             "annotations": [_name(course, start) for course, start in placed],
             "shapes": [_border(start) for start in starts[1:]],
         },
+        "narrow": {"annotations": [_name(course, start) for course, start in _grouped(placed)]},
     }
 
 
@@ -85,6 +86,20 @@ def _rings(placed: Sequence[tuple[Course, int]]) -> Figure:
 def _name(course: Course, start: int) -> Figure:
     place = {"x": start + course.steps / 2, "y": 1, "xref": "x", "yref": "paper", "yanchor": "bottom"}
     return {"text": course.name, **place, "showarrow": False, "font": {"size": 12, "color": "--ink"}}
+
+
+def _grouped(placed: Sequence[tuple[Course, int]]) -> list[tuple[Course, int]]:
+    """Stages of one kind that follow each other, as one: there is no room for the name of each."""
+    found: list[tuple[Course, int]] = []
+    for course, start in placed:
+        kind, _, number = course.name.partition(" ")
+        if found and number and found[-1][0].name.partition(" ")[0] == kind:
+            before, begun = found.pop()
+            first = before.name.partition("–")[0]
+            found.append((replace(before, name=f"{first}–{number}", steps=before.steps + course.steps), begun))
+        else:
+            found.append((course, start))
+    return found
 
 
 def _border(start: int) -> Figure:

@@ -94,6 +94,14 @@ def test_the_figure_counts_steps_through_all_stages(home):
     assert '"#' not in dumps(figure)
 
 
+def test_on_a_phone_stages_of_a_kind_have_one_name():
+    names = ["progressive 1", "progressive 2", "progressive 3", "end-to-end", "pv"]
+    figure = figures.tuning([figures.Course(n, 10, [], [(0, 0.1)], (0, 0.1)) for n in names], "run")
+    assert [a["text"] for a in figure["layout"]["annotations"]] == names
+    small = figure["narrow"]["annotations"]
+    assert [(a["text"], a["x"]) for a in small] == [("progressive 1–3", 15), ("end-to-end", 35), ("pv", 45)]
+
+
 def test_many_steps_are_thinned():
     losses = [(k, 0.1) for k in range(10_000)]
     figure = figures.tuning([figures.Course("pv", 10_000, losses, [(0, 0.1)], (0, 0.1))], "run")
