@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from string import Template
 
-from app import live_plot, shelf, theme, views
+from app import layer_table, live_plot, shelf, theme, views
 from app import widgets as w
 from app.evaluations import Evaluations
 from app.figures.base import Figure
@@ -134,7 +134,7 @@ def _layers(view: RunView) -> w.Html:
         else w.Html("")
     )
     note = f"{len(view.layers)} of {view.total or len(view.layers)}, latest first."
-    return w.joined([w.heading("Layers", note, 3), views.layer_table(view, None, True), kept])
+    return w.joined([w.heading("Layers", note, 3), layer_table.table(view, None, True), kept])
 
 
 def _recipe(view: RunView) -> w.Html:

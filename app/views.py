@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import math
 from pathlib import Path
 from typing import Any
 
-from app import figures, tuning_views
+from app import figures, layer_table, tuning_views
 from app import widgets as w
-from app.fmt import UNKNOWN, by_trial, clock, duration, eta, fixed, percent_change, plural, sci, size
+from app.fmt import UNKNOWN, by_trial, clock, duration, eta, fixed, plural, sci, size
 from app.journal import log
 from app.sizing import asked
 from app.state import RunView
 from app.tuning import now_doing
-from quip_engine import events
 from quip_engine.linalg.guarantee import hadamard_incoherence
 from quip_engine.runs import Run
 
@@ -30,7 +26,6 @@ PHASE_WORDS = {
 KINDS = {"stopping": "running", "starting": "running", "interrupted": "failed"}  # look of a status
 KINDS |= dict.fromkeys(("queued", "paused", "stopped"), "idle")
 WORDS = {"stopping": "pausing"}  # a status as it is said
-LATEST = 8  # rows of the layer table before "Show all"
 
 
 def model_name(run: Run) -> str:
@@ -186,11 +181,7 @@ def _against(view: RunView, previous: RunView | None) -> object:
     if not previous or not both:
         return "relative, lower is better"
     mean, old = (sum(v.layers[n].rel_proxy for n in both) for v in (view, previous))
-    return w.Html(f"{_change(mean, old)} to {previous.run.id.replace('-', ' ')}") if old > 0 else ""
-
-
-def _change(new: float, old: float) -> w.Html:
-    return w.tag("span", percent_change(new, old), "down" if new <= old else "up")
+    return w.Html(f"{layer_table.change(mean, old)} to {previous.run.id.replace('-', ' ')}") if old > 0 else ""
 
 
 def _peak(view: RunView) -> tuple[str, str, str]:
@@ -248,56 +239,6 @@ def _incoherence_bounds(view: RunView) -> list[tuple[float, float]]:
         return []
     shapes = {view.lanes[layer["name"]]: layer["shape"] for layer in view.started.layers}
     return [hadamard_incoherence(*shapes[name]) for name in view.axis.names]
-
-
-COLUMNS = [("Layer", "text"), ("Transform", "text"), ("Shape", "num"), ("Proxy loss", "num"), ("to {}", "num")]
-COLUMNS += [("μ(W)", "num"), ("after", "num"), ("μ(H)", "num"), ("after", "num")]
-COLUMNS += [("Bits", "num"), ("Time", "num")]
-
-
-def layer_table(view: RunView, previous: RunView | None, everything: bool = False) -> w.Html:
-    """Finished layers, latest first. Columns against an earlier run and of trials only where there are any."""
-    columns = [(t.format(previous.run.id.replace("-", " ")), k) for t, k in COLUMNS] if previous else list(COLUMNS)
-    rows, number = [], {name: k for k, name in enumerate(view.lanes)}
-    for layer in reversed(list(view.layers.values())[0 if everything else -LATEST :]):
-        old = previous.layers.get(layer.name) if previous else None
-        rows.append(
-            [
-                w.keyed(_layer_link(layer, view), number.get(layer.name)),
-                layer.transform,
-                w.keyed("{} × {}".format(*layer.shape), math.prod(layer.shape)),
-                sci(layer.rel_proxy),
-                _change(layer.rel_proxy, old.rel_proxy) if old and old.rel_proxy > 0 else UNKNOWN,
-                fixed(layer.mu_w_before, 1),
-                fixed(layer.mu_w_after, 2),
-                fixed(layer.mu_h_before, 1),
-                fixed(layer.mu_h_after, 2),
-                fixed(layer.bits_per_weight, 2),
-                w.keyed(duration(layer.seconds), layer.seconds),
-            ]
-        )
-    tried = any(layer.transform for layer in view.layers.values())
-    kept = [i for i in range(len(columns)) if (i != 1 or tried) and (i != 4 or previous)]
-    rows = [[row[i] for i in kept] for row in rows]
-    return w.table([columns[i] for i in kept], rows, "Quantized layers, latest first")
-
-
-def _layer_link(layer: events.LayerQuantized, view: RunView) -> w.Html:
-    """The name of a layer; a click on it opens Inspect."""
-    lane = view.lanes.get(layer.name, layer.projection)
-    return w.button(f"block {layer.block} · {lane}", f"{layer.block} · {lane}", "link")
-
-
-def layers_csv(view: RunView) -> str:
-    """The layer table as CSV with full precision, in order of work."""
-    keys = ["name", "block", "projection", "rows", "columns", "bits_per_weight", "rel_proxy", "rel_mse", "mu_w_before"]
-    keys += ["mu_w_after", "mu_h_before", "mu_h_after", "seconds", "transform"]
-    out = io.StringIO()
-    writer = csv.DictWriter(out, keys, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    for layer in view.layers.values():
-        writer.writerow({**vars(layer), "rows": layer.shape[0], "columns": layer.shape[1]})
-    return out.getvalue()
 
 
 def screen(view: RunView | None, previous: RunView | None, now: float) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import gradio as gr
 
-from app import guarantee, shelf, tuning_views, views
+from app import guarantee, layer_table, shelf, tuning_views, views
 from app import widgets as w
 from app.live_plot import live_plot
 from app.page import Choices, Moment, Page, go
@@ -124,7 +124,7 @@ def _guarantee(parts: dict[str, Any]) -> None:
 def _export(page: Page, button: gr.Button) -> None:
     def csv_file(choices: Choices) -> list[str]:
         view, _ = page.studio.follower.chosen(choices.run)
-        return [f"{view.run.id}-layers.csv", views.layers_csv(view)] if view else ["", ""]
+        return [f"{view.run.id}-layers.csv", layer_table.as_csv(view)] if view else ["", ""]
 
     carrier = gr.JSON(visible=False)
     written = button.click(csv_file, page.choices, carrier, **w.PRIVATE)
@@ -211,11 +211,11 @@ def _told(studio: Studio, view: RunView) -> w.Html:
 
 def _table(view: RunView, previous: RunView | None, everything: bool) -> dict[str, Any]:
     """The layer table in the length that was asked for."""
-    more = len(view.layers) > views.LATEST
+    more = len(view.layers) > layer_table.LATEST
     text = "All of them, latest first." if everything or not more else "The eight latest."
     text = text if view.layers else "None is finished yet."
     return {
         "caption": w.heading("Layers", text, 3),
         "all": gr.update(value="Show latest" if everything else "Show all", visible=more),
-        "layers": views.layer_table(view, previous, everything),
+        "layers": layer_table.table(view, previous, everything),
     }

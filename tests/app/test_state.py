@@ -5,7 +5,7 @@ import time
 import pytest
 from story import layer, layer_names, started, tell
 
-from app import journal, views
+from app import journal, layer_table, views
 from app.state import Follower, RunView, explain, read_view, short_names
 from quip_engine import events
 from quip_engine.errors import QuipError
@@ -133,7 +133,7 @@ def test_markup_of_a_model_is_text(home):
     log.append(layer({**names[0], "name": names[0]["name"]}, notes=["<i>note</i>"]))
     log.append(events.Warned("X", "<u>warning</u>"))
     view = read_view(run)
-    shown = "".join([views.head(view), views.layer_table(view, None), journal.log(view), views.strip(view, 0.0, 0.0)])
+    shown = "".join([views.head(view), layer_table.table(view, None), journal.log(view), views.strip(view, 0.0, 0.0)])
     for tag in ("<script", "<img", "<b>/", "<i>note", "<u>"):
         assert tag not in shown
 
@@ -158,7 +158,7 @@ def _with(view: RunView, status: str) -> RunView:
 
 def test_the_csv_has_a_row_a_layer(home):
     run, _, _ = tell(Store(home))
-    lines = views.layers_csv(read_view(run)).splitlines()
+    lines = layer_table.as_csv(read_view(run)).splitlines()
     assert lines[0].startswith("name,block,projection,rows,columns")
     assert lines[1].startswith("model.layers.0.self_attn.q_proj,0,q_proj,64,32,2.1,0.01")
     assert len(lines) == 7
@@ -166,14 +166,14 @@ def test_the_csv_has_a_row_a_layer(home):
 
 def test_the_layer_table_shows_what_was_chosen_by_trial_where_it_was(home):
     run, log, names = tell(Store(home))
-    assert "Transform" not in views.layer_table(read_view(run), None)
+    assert "Transform" not in layer_table.table(read_view(run), None)
     log.append(started(names, recipe={**started(names).recipe, "rivals": [{}] * 4}))
     log.append(layer(names[0], transform="hadamard sides=output"))
     view = read_view(run)
-    table = views.layer_table(view, None)
-    assert "Transform" in table and "hadamard sides=output" in table
+    shown = layer_table.table(view, None)
+    assert "Transform" in shown and "hadamard sides=output" in shown
     assert "× ldlq or 3 others, by trial for each layer" in views.recipe_line(view)
-    assert "transform" in views.layers_csv(view).splitlines()[0]
+    assert "transform" in layer_table.as_csv(view).splitlines()[0]
 
 
 def test_defects_are_named_as_such():
