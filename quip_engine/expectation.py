@@ -32,7 +32,7 @@ from quip_engine.rehearsal import Cost, Rehearsal
 from quip_engine.workspace import Workspace
 
 SIZES = (1.5, 2, 2.5, 3, 3.5, 4, 5)  # bits per weight
-MOST_SEEDS = 3
+LEAST_SIZES, MOST_SEEDS = 3, 3
 # Of the KL. As a whole: 13 runs of three small models with three methods came within 15 %, rms 8 %. In parts: 2 of 5
 # blocks gave .32 for .38 in one model and .06 for .27 in another, whose blocks spoil each other's inputs.
 WRONG_BY = {False: 0.1, True: 0.75}
@@ -107,13 +107,15 @@ def expect(
     """Expect what ``job`` will cost at each size. text: (windows, seqlen) tokens to judge by, two windows at least.
 
     ``job.out``, a size asked in bytes, packed embeddings and tuning play no part in it. ``minutes``: about what it may
-    take; one trial of LEAST_WINDOWS is made in any case. Raises what a run does before its first block.
+    take; trials of LEAST_WINDOWS at LEAST_SIZES are made in any case, at the bits of ``job`` for one. Raises what a run
+    does before its first block.
     """
     started = time.monotonic()
     end = started + 60 * minutes
     sizes = possible_sizes(job, sizes)
     if len(text) < 2:
         fail("EVAL_EMPTY", source="The text", tokens=text.numel(), seqlen=2 * text.shape[1])
+    order = list(_ends_first(sizes, job.recipe.bits))
     budget = BudgetConfig(rule=job.budget.rule, layers=job.budget.layers)
     job = replace(job, recipe=replace(job.recipe, bits=sizes[-1]), tuning=TuningConfig(), budget=budget)
     plan = make_plan(job, resumed=True)
@@ -127,7 +129,7 @@ def expect(
         progress("what more calibration text is worth")
         with Workspace(Path(folder) / "half") as other:
             more_text = rehearsal.more_text(sizes[-1], first, other)
-        costs = _costs(rehearsal, sizes, end, progress, {sizes[-1]: [first]})
+        costs = _costs(rehearsal, order, end, progress, {sizes[-1]: [first]})
         points = {bits: _point(rehearsal, bits, found, more_text) for bits, found in costs.items()}
         return Expectation(
             method=job.recipe.method,
@@ -144,22 +146,22 @@ def expect(
 
 def _costs(
     rehearsal: Rehearsal,
-    sizes: Sequence[float],
+    order: Sequence[float],
     end: float,
     progress: Callable[[str], None],
     costs: dict[float, list[Cost]],
 ) -> dict[float, list[Cost]]:
-    """By size, one for each seed: the ends first, then what lies between, then further seeds, while there is time.
+    """By size, one for each seed, while there is time; sizes in their order.
 
     ``costs``: those that are known.
     """
     longest = 0.0
     for seed in range(MOST_SEEDS):
-        for bits in _ends_first(sizes):
+        for bits in order:
             if len(costs.get(bits, ())) > seed:
                 continue
             clock = time.monotonic()
-            if len(costs) >= min(2, len(sizes)) and clock + longest > end:
+            if len(costs) >= min(LEAST_SIZES, len(order)) and clock + longest > end:
                 return costs
             progress(f"{bits:g} bits" + (f", seed {seed}" if seed else ""))
             costs.setdefault(bits, []).append(rehearsal.cost(bits, rehearsal.plan.job.seed + seed))
@@ -167,10 +169,13 @@ def _costs(
     return costs
 
 
-def _ends_first(sizes: Sequence[float]) -> Iterator[float]:
-    """Both ends, then the middle of what is left, and so on."""
+def _ends_first(sizes: Sequence[float], asked: float) -> Iterator[float]:
+    """Both ends, the one that is asked for, then the middle of what is left, and so on."""
     known = [0, len(sizes) - 1] if len(sizes) > 1 else [0]
     yield from (sizes[k] for k in known)
+    if asked in sizes[1:-1]:
+        known.insert(1, sizes.index(asked))
+        yield asked
     while len(known) < len(sizes):
         low, high = max(pairwise(known), key=lambda gap: gap[1] - gap[0])
         known = sorted([*known, (low + high) // 2])

@@ -96,9 +96,9 @@ def test_the_same_again(model, monkeypatch):
     assert first == again
 
 
-def test_without_time_the_ends_are_simulated(model):
-    found = expect(job(model), text(), (2, 2.5, 3, 4), minutes=0)
-    assert [bool(point.seeds) for point in found.points] == [True, False, False, True]
+def test_without_time_the_ends_and_what_is_asked_are_simulated(model):
+    found = expect(job(model, bits=2.5), text(), (2, 2.5, 3, 4), minutes=0)
+    assert [bool(point.seeds) for point in found.points] == [True, True, False, True]
     assert found.blocks == [0, 2]
     assert found.points[0].kl > found.points[1].kl > found.points[2].kl > found.points[3].kl > 0
 
@@ -144,8 +144,9 @@ def test_sizes_that_a_method_does_not_have_are_left_out(model):
 
 
 def test_ends_come_first():
-    assert list(_ends_first([1, 2, 3, 4, 5])) == [1, 5, 3, 2, 4]
-    assert list(_ends_first([2])) == [2]
+    assert list(_ends_first([1, 2, 3, 4, 5], 5)) == [1, 5, 3, 2, 4]
+    assert list(_ends_first([1, 2, 3, 4, 5], 2)) == [1, 5, 2, 3, 4]
+    assert list(_ends_first([2], 2)) == [2]
 
 
 def test_between_two_sizes_logarithms_are_lines():
