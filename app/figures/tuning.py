@@ -23,13 +23,13 @@ class Course:
 
 
 def tuning(courses: Sequence[Course], run: str) -> Figure:
-    """Stages side by side, steps counted through; a ring marks the best so far of each, a line the untuned model."""
+    """Stages side by side, steps counted through; a ring marks the best so far of each, a line what each began with."""
     starts = [sum(course.steps for course in courses[:k]) for k in range(len(courses))]
     end = starts[-1] + courses[-1].steps
-    untuned = courses[0].judged[0][1]
     placed = list(zip(courses, starts, strict=True))
     losses = [_series(_thinned(course.losses), start) for course, start in placed]
     judged = [_series(course.judged, start) for course, start in placed]
+    begun = [_series([(0, c.judged[0][1]), (c.steps, c.judged[0][1])], start) for c, start in placed]
     values = [v for x, y in [*losses, *judged] for v in y if v is not None and v > 0]
     curve = line("--accent", "held-out KL", width=1.75) | {
         "mode": "lines+markers",
@@ -40,10 +40,11 @@ def tuning(courses: Sequence[Course], run: str) -> Figure:
     latest = courses[-1]
     return {
         "run": f"{run} tuning",
-        "summary": f"KL on held-out text over {len(courses)} stages of tuning: {sci(untuned)} untuned, "
-        f"{sci(latest.best[1])} at best, after {latest.judged[-1][0]} of {latest.steps} steps of {latest.name}.",
+        "summary": f"KL on held-out text over {len(courses)} stages of tuning; "
+        f"{latest.name}: {sci(latest.judged[0][1])} before it, {sci(latest.best[1])} at best, "
+        f"after {latest.judged[-1][0]} of {latest.steps} steps.",
         "data": [
-            line("--ink-3", "untuned", width=1.25, dash="dash", x=[0, end], y=[untuned, untuned]),
+            line("--ink-3", "before the stage", width=1.25, dash="dash", **_joined(begun)),
             line("--prev", "loss of a step", width=1, opacity=0.6, **_joined(losses)),
             {**curve, **_joined(judged)},
             _rings(placed),
@@ -51,7 +52,7 @@ def tuning(courses: Sequence[Course], run: str) -> Figure:
         "layout": {
             "margin": {"l": 52, "r": 8, "t": 24, "b": 44},
             "xaxis": {"range": [-0.02 * end, 1.02 * end], "title": {"text": "step"}},
-            "yaxis": log_axis(*log_range([*values, untuned]), "KL to the original"),
+            "yaxis": log_axis(*log_range(values), "KL to the original"),
             "annotations": [_name(course, start) for course, start in placed],
             "shapes": [_border(start) for start in starts[1:]],
         },

@@ -93,7 +93,7 @@ def _plots(parts: dict[str, Any]) -> None:
 
 def _beyond(parts: dict[str, Any]) -> None:
     """Tuning, and who got the bits: shown where there is something of it."""
-    keys = [("line", "held-out KL"), ("grey", "loss of a step"), ("dash", "untuned"), ("ring", "best")]
+    keys = [("line", "held-out KL"), ("grey", "loss of a step"), ("dash", "before the stage"), ("ring", "best")]
     with gr.Row(visible=False, elem_classes="wide two-one") as parts["beyond"]:
         with gr.Column(scale=2, min_width=320, visible=False) as parts["tuned"]:
             text = "How far the model is from the original, judged on text that it is not trained on."

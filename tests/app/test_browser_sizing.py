@@ -130,7 +130,7 @@ def test_the_monitor_shows_tuning_and_bits(visitor: Visitor) -> None:
     page = visitor.page
     visitor.tab("Monitor")
     visitor.until(lambda: page.evaluate(DRAWN, "plot-kl"), 30, "tuning is drawn")
-    assert "1.00e-1 untuned" in (page.locator("#plot-kl .plot").get_attribute("aria-label") or "")
+    assert "8.00e-2 before it" in (page.locator("#plot-kl .plot").get_attribute("aria-label") or "")
     visitor.until(lambda: page.evaluate(DRAWN, "plot-allocated"), 30, "the bits are drawn")
     assert "Tuning pv was not kept" in page.inner_text("body")
     page.set_viewport_size({"width": 390, "height": 844})

@@ -84,8 +84,8 @@ def test_the_figure_counts_steps_through_all_stages(home):
     told = [begun(), *(step(k, 0.1 - 0.002 * k) for k in range(1, 11)), ENDED]
     view = view_of(home, *told, begun("pv", 0.08), step(1, 0.09, stage="pv"))
     figure = tuning_views.plots(view)["kl"]
-    untuned, loss, judged, best = figure["data"]
-    assert untuned["x"] == [0, 20] and untuned["y"] == [0.1, 0.1]
+    before, loss, judged, best = figure["data"]
+    assert (before["x"], before["y"]) == ([0, 10, None, 10, 20], [0.1, 0.1, None, 0.08, 0.08])
     assert judged["x"] == [*range(11), None, 10, 11]
     assert best["x"] == [10, 10]
     assert len(loss["x"]) == 12
