@@ -34,6 +34,7 @@ QUIET += ["--disable-sync", "--no-first-run"]
 POINTS = """() => (document.querySelector('#plot-loss .plot')?.data || [])
     .filter(t => t.name === 'this run').flatMap(t => t.y).filter(v => v !== null).length
     + document.querySelectorAll('#plot-loss .marks .point').length"""
+MOST_TOLD = 4000  # letters of the page in what a test says when it waited in vain
 BROKEN_OFF = ("console: AbortError: signal is aborted", "console: Unexpected error Connection errored out")
 RANGE = "() => document.querySelector('#plot-loss .plot').layout.xaxis.range.map(v => Math.round(100 * v) / 100)"
 
@@ -117,9 +118,9 @@ class Visitor:
         return self.page.inner_text("#job")
 
     def told(self) -> list[str]:
-        """What the page says now: the job and every problem, on the page or its console."""
-        banners = self.page.locator(".banner:visible").all_inner_texts()
-        return [self.strip(), *banners, *self.problems]
+        """What the page says now: the job, the open tab, and every problem, on the page or its console."""
+        said = self.page.locator(".banner:visible, [role=tabpanel]:visible").all_inner_texts()
+        return [self.strip(), *(text[:MOST_TOLD] for text in said), *self.problems]
 
     def points(self) -> int:
         return int(self.page.evaluate(POINTS))

@@ -96,6 +96,7 @@ def test_escape_ends_both_answers(visitor: Visitor) -> None:
     page.locator("#prompt textarea").press("Enter")
     sides = ("#answer-left", "#answer-right")
     visitor.until(lambda: all("Writing…" in page.inner_text(side) for side in sides), 60, "both write")
+    visitor.until(lambda: page.locator("#stop-answers").is_enabled(), 30, "they can be stopped")
     page.keyboard.press("Escape")
     visitor.until(lambda: all("Stopped" in page.inner_text(side) for side in sides), 30, "both have stopped")
     visitor.until(lambda: page.locator("#send").is_enabled(), 30, "the next prompt may come")
