@@ -90,7 +90,9 @@ def is_best(job: JobConfig, facts: ModelFacts) -> bool:
 def chosen(job: JobConfig) -> str:
     """What is chosen for the best quality, in a sentence."""
     embeddings = f", embeddings in {job.budget.embeddings} bits" if job.budget.embeddings else ""
-    return f"It is chosen: method {job.recipe.method}, tuning {' and '.join(job.tuning.stages)}{embeddings}."
+    tuning = " and ".join(job.tuning.stages)
+    text = f"{job.calibration.samples} windows of calibration"
+    return f"It is chosen: method {job.recipe.method}, {text}, tuning {tuning}{embeddings}."
 
 
 def lanes(facts: ModelFacts) -> list[str]:

@@ -1,6 +1,7 @@
 """The best at a size: one step from a model and a size to a job, with nothing left to choose."""
 
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,9 +31,15 @@ def test_bits_are_kept_and_so_are_the_embeddings(facts, bits):
     asked = job(bits, layers={"0.down_proj": 3.0})
     best = best_job(asked, facts)
     assert (best.recipe.method, best.recipe.bits, best.budget) == ("best", bits, asked.budget)
-    assert (best.model, best.out, best.calibration, best.seed) == (asked.model, asked.out, asked.calibration, 3)
+    assert (best.model, best.out, best.seed) == (asked.model, asked.out, 3)
+    assert best.calibration == replace(asked.calibration, samples=512)
     assert best.tuning.stages and not asked.tuning.stages
     assert best_job(best, facts) == best
+
+
+def test_windows_of_calibration_are_never_fewer_than_asked(facts):
+    plenty = replace(job(), calibration=CalibrationConfig("bundled", 1000, 128))
+    assert best_job(plenty, facts).calibration == plenty.calibration
 
 
 @pytest.mark.parametrize(("size", "embeddings"), [(1_900_000, 4), (2_900_000, 6), (3_500_000, 8)])
