@@ -53,9 +53,11 @@ def serve(home: Path, *, online: bool = False) -> Iterator[str]:
     assert process.stdout is not None
     line = process.stdout.readline()
     assert line.startswith("QuIP Studio is ready: http://127.0.0.1:"), line
-    yield line.split()[4]
-    process.terminate()
-    assert process.wait(timeout=20) is not None
+    try:
+        yield line.split()[4]
+    finally:
+        process.terminate()
+        assert process.wait(timeout=20) is not None
     assert process.stdout.read() == ""  # one line, and no more
 
 
