@@ -3,6 +3,7 @@
     method       ``best``: water-filled, with the largest trellis, bits where the predictions need them
     calibration  WINDOWS, or all that the text has: 512 lose a fifteenth less than 128 on the demo model
     tuning       STAGES on as many windows as the text has, up to SAMPLES; several times through where there are few
+    rate         RATE at ROUGH bits and fewer, beyond half of it for each bit more: as the errors that it is to mend
     embeddings   where a size is asked: the bits nearest to FINER more than those of the layers
 
 An embedding is rounded by itself, row by row, and every token goes through it, so it is worth more bits than a layer.
@@ -16,12 +17,13 @@ from dataclasses import replace
 from quip_engine.config import EMBEDDINGS, BudgetConfig, JobConfig, RecipeConfig, TuningConfig
 from quip_engine.probe import ModelFacts
 from quip_engine.probe.settings import ENCODERS
-from quip_engine.targets import target_of
+from quip_engine.targets import Target, target_of
 
 METHOD = "best"
 WINDOWS = 512
 STAGES = ("end-to-end",)
 SAMPLES, STEPS, RATE = 4096, 256, 2e-2
+ROUGH = 2.0  # bits
 WHOLE = 16  # bits of embeddings that are kept
 FINER = 2.0  # bits that embeddings have more than layers
 
@@ -34,19 +36,26 @@ def best_job(job: JobConfig, facts: ModelFacts) -> JobConfig:
     """
     recipe = RecipeConfig(METHOD, job.recipe.bits)
     budget = BudgetConfig(job.budget.size, job.budget.fits, job.budget.context, layers=job.budget.layers)
-    soft = TuningConfig(STAGES, steps=STEPS, samples=SAMPLES, rate=RATE)
-    tuning = TuningConfig(("block",)) if facts.model_type in ENCODERS else soft
     calibration = replace(job.calibration, samples=max(job.calibration.samples, WINDOWS))
-    chosen = replace(job, recipe=recipe, budget=budget, tuning=tuning, calibration=calibration)
-    return replace(chosen, budget=_with_embeddings(chosen, facts)) if budget.size or budget.fits else chosen
+    chosen, bits = replace(job, recipe=recipe, budget=budget, calibration=calibration), recipe.bits
+    if budget.size or budget.fits:
+        target = _with_embeddings(chosen, facts)
+        chosen, bits = replace(chosen, budget=target.budget), target.bits
+    return replace(chosen, tuning=TuningConfig(("block",)) if facts.model_type in ENCODERS else _soft(bits))
 
 
-def _with_embeddings(job: JobConfig, facts: ModelFacts) -> BudgetConfig:
-    """The budget with bits of embeddings that go well with those that are left for the layers."""
+def _soft(bits: float) -> TuningConfig:
+    """Tuning of layers that have so many bits in the mean."""
+    rate = RATE * min(1.0, 2 ** (ROUGH - bits))
+    return TuningConfig(STAGES, steps=STEPS, samples=SAMPLES, rate=float(f"{rate:.2g}"))
+
+
+def _with_embeddings(job: JobConfig, facts: ModelFacts) -> Target:
+    """The target with bits of embeddings that go well with those that are left for the layers."""
     budgets = {bits: replace(job.budget, embeddings=bits) for bits in EMBEDDINGS}
     targets = {bits: target_of(job.recipe, budget, facts) for bits, budget in budgets.items()}
     reached = {bits: target for bits, target in targets.items() if target.reached}
     if not reached:
         smallest, largest = targets[min(filter(None, EMBEDDINGS))], targets[0]
         (smallest if smallest.size < smallest.reach[0] else largest).check()
-    return budgets[min(reached, key=lambda bits: abs((bits or WHOLE) - reached[bits].bits - FINER))]
+    return min(reached.values(), key=lambda target: abs((target.budget.embeddings or WHOLE) - target.bits - FINER))
