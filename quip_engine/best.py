@@ -22,7 +22,7 @@ from quip_engine.targets import Target, target_of
 METHOD = "best"
 WINDOWS = 512
 STAGES = ("end-to-end",)
-SAMPLES, STEPS, RATE = 4096, 256, 2e-2
+SAMPLES, STEPS, RATE = 8192, 512, 2e-2
 ROUGH = 2.0  # bits
 WHOLE = 16  # bits of embeddings that are kept
 FINER = 2.0  # bits that embeddings have more than layers
