@@ -3,6 +3,8 @@
     method       ``best``: water-filled, with the largest trellis, bits where the predictions need them
     calibration  WINDOWS, or all that the text has: 512 lose a fifteenth less than 128 on the demo model
     tuning       STAGES on as many windows as the text has, up to SAMPLES; several times through where there are few
+    steps        of BATCH windows: their number is what training lacks. The same 1024 windows save 26 % of the KL of
+                 gutenberg-5m in 64 steps and 29 % in 256, each at the rate that measured best
     rate         RATE at ROUGH bits and fewer, beyond half of it for each bit more: as the errors that it is to mend
     embeddings   where a size is asked: the bits nearest to FINER more than those of the layers
 
@@ -22,7 +24,7 @@ from quip_engine.targets import Target, target_of
 METHOD = "best"
 WINDOWS = 512
 STAGES = ("end-to-end",)
-SAMPLES, STEPS, RATE = 8192, 512, 2e-2
+SAMPLES, STEPS, BATCH, RATE = 4096, 1024, 4, 8e-3
 ROUGH = 2.0  # bits
 WHOLE = 16  # bits of embeddings that are kept
 FINER = 2.0  # bits that embeddings have more than layers
@@ -47,7 +49,7 @@ def best_job(job: JobConfig, facts: ModelFacts) -> JobConfig:
 def _soft(bits: float) -> TuningConfig:
     """Tuning of layers that have so many bits in the mean."""
     rate = RATE * min(1.0, 2 ** (ROUGH - bits))
-    return TuningConfig(STAGES, steps=STEPS, samples=SAMPLES, rate=float(f"{rate:.2g}"))
+    return TuningConfig(STAGES, steps=STEPS, samples=SAMPLES, batch=BATCH, rate=float(f"{rate:.2g}"))
 
 
 def _with_embeddings(job: JobConfig, facts: ModelFacts) -> Target:
