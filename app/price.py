@@ -41,8 +41,8 @@ class Costs:
 def run_costs(facts: ModelFacts, target: Target, job: JobConfig, rates: Rates | None = None) -> Costs:
     """``rates``: from a measured layer; without them the recipe is timed on small ones."""
     recipe = target.recipe
-    weighted = recipe.hessian == "weighted" or target.measured
-    measuring = replace(recipe, hessian="weighted" if weighted else "plain")  # the same way back, for bits alone
+    bits_alone = target.measured and not recipe.weighted
+    measuring = replace(recipe, hessian="weighted") if bits_alone else recipe  # the same way back
     rates = rates or usual_rates(_timed(target), job.device)
     run = estimate(facts, measuring, job.calibration, job.device, rates, weight_files=target.weight_bytes)
     if not job.tuning.stages:

@@ -36,6 +36,7 @@ from quip_engine.plan import Plan
 from quip_engine.probe import ModelFacts
 from quip_engine.process import return_small_memory
 from quip_engine.skeleton import Skeleton
+from quip_engine.transforms.importance import Importance
 from quip_engine.tuning.block import BlockObjective, outputs_of, tune_block
 
 UNSTABLE = "QUANT_UNSTABLE"
@@ -61,10 +62,10 @@ class Counts:
         found = [known[name] for name in names if name in known]
         return torch.stack(found).mean(0) if found else None
 
-    def outputs(self, name: str, device: torch.device) -> Tensor | None:
-        """(m,) of the layer at a path in the block."""
+    def outputs(self, name: str, device: torch.device) -> Importance | None:
+        """What errors of the layer at a path in the block cost."""
         found = self.sensitivities.get(f"{name}.outputs")
-        return None if found is None else found.to(device)
+        return None if found is None else Importance(found.to(device))
 
     def recipe(self, recipe: Recipe, path: str) -> Recipe:
         """That of the layer at a module path; ``recipe``: of the run."""

@@ -36,6 +36,7 @@ from quip_engine.linalg.proxy import WIDEST_EIGENVECTORS
 from quip_engine.methods.registry import Recipe
 from quip_engine.probe import ModelFacts
 from quip_engine.probe.facts import LinearLayer
+from quip_engine.transforms.importance import Importance, is_narrow
 from quip_engine.workspace import GENERATIONS
 
 FLOAT = 4  # bytes
@@ -46,6 +47,7 @@ RECORD_BYTES, ENTRY_BYTES, FOLDER_BYTES = 515, 182, 4500
 SHARED = ({"q_proj", "k_proj", "v_proj"}, {"query", "key", "value"}, {"gate_proj", "up_proj"})
 PROBES = ((64, 64), (320, 64))  # (m, n) of the random layers that are timed: more rows, the same columns
 GRAPH = 2  # times the inputs and outputs of the layers: what a backward pass keeps and makes
+SHAPING = 3  # copies of G at work: as measured, in the basis of rounding, its factor
 AT_WORK = 3  # float32 copies of a layer: W~, W^, and the error or the codes
 SLOW = 0.3  # seconds for the smaller of them: its search outweighs all else, and the larger one would take too long
 
@@ -87,13 +89,14 @@ def estimate(
     where = resolve_device(device)
     tokens = calibration.samples * min(calibration.seqlen, facts.context)
     rates = rates or usual_rates(recipe, device)
-    weighted = recipe.hessian == "weighted"
+    weighted = recipe.weighted
     memory, disk = room(facts, recipe, calibration, where, weight_files)
     return Estimate(
         bytes=output_bytes(facts, recipe, weight_files),
         bits_per_weight=8 * _packed_bytes(facts, recipe) / _weights(facts),
         peak_memory=memory,
-        seconds=_seconds(facts, tokens, rates) + (_gradient_flops(facts, tokens) / rates.flops if weighted else 0),
+        seconds=_seconds(facts, tokens, rates)
+        + (_gradient_flops(facts, recipe, tokens) / rates.flops if weighted else 0),
         disk=disk,
     )
 
@@ -107,11 +110,14 @@ def room(
     """
     seqlen = min(calibration.seqlen, facts.context)
     states = calibration.samples * seqlen * facts.hidden * FLOAT
-    weighted = recipe.hessian == "weighted"
+    weighted = recipe.weighted
     at_once = facts.blocks if weighted else 1  # inputs of blocks: of all with gradients, else of the next
     kept = at_once + GENERATIONS
+    together = sum(_together(layer, recipe) for layer in facts.linear_layers)
     memory = _peak_memory(facts, recipe, states, seqlen, where.type) + (PROCESS if where.type == "cpu" else 0)
-    return int(memory), output_bytes(facts, recipe, weight_files) + kept * states  # finished blocks become the output
+    return int(memory), output_bytes(
+        facts, recipe, weight_files
+    ) + kept * states + together  # finished blocks become the output
 
 
 def usual_rates(recipe: Recipe, device: str = "auto") -> Rates:
@@ -163,8 +169,9 @@ def _weights(facts: ModelFacts) -> int:
 def _peak_memory(facts: ModelFacts, recipe: Recipe, states: int, seqlen: int, device: str) -> float:
     """The largest of: embedding the calibration text, reading a block, a forward pass of it, its layers at work.
 
-    With weights also: the block on its way back, with two times the states and half a Hessian for every layer; then
-    one of these as a whole, without the block. With corrected targets: the states behind the original blocks, too.
+    With weights also: the block on its way back, with two times the states and half a Hessian for every layer, and of
+    its outputs where the recipe is two-sided; then one of these as a whole, without the block. With corrected targets:
+    the states behind the original blocks, too.
     """
     first = [layer for layer in facts.linear_layers if layer.block == 0]
     stored = getattr(torch, facts.dtype).itemsize
@@ -180,8 +187,8 @@ def _peak_memory(facts: ModelFacts, recipe: Recipe, states: int, seqlen: int, de
         original + weights * FLOAT + sum(halves) + forward,
         original + max(_at_work(facts, recipe, stored)),
     ]
-    if recipe.hessian == "weighted":
-        own = [layer.shape[1] ** 2 / 2 * FLOAT for layer in first]
+    if recipe.weighted:
+        own = [layer.shape[1] ** 2 / 2 * FLOAT + _together(layer, recipe) / 2 for layer in first]
         peaks += [states + weights * FLOAT + sum(own) + GRAPH * forward, states + sum(own) + 2 * max(own)]
     return states + max(peaks)
 
@@ -200,7 +207,18 @@ def _at_work(facts: ModelFacts, recipe: Recipe, stored: int) -> Iterator[float]:
             later = sum(math.prod(layer.shape) for layer in layers)
         n = layers[0].shape[1]
         own = 2.0 if len(layers) > 1 else 1.5 if recipe.rivals else 1.0  # H and H~; half of H beside H~; H~ alone
-        yield waiting + (later + own * n * n + AT_WORK * max(math.prod(layer.shape) for layer in layers)) * FLOAT
+        shaping = SHAPING * max(_together(layer, recipe) for layer in layers)
+        yield (
+            waiting
+            + (later + own * n * n + AT_WORK * max(math.prod(layer.shape) for layer in layers)) * FLOAT
+            + shaping
+        )
+
+
+def _together(layer: LinearLayer, recipe: Recipe) -> int:
+    """Bytes of what errors of a layer's outputs do together, where that is measured."""
+    m, n = layer.shape
+    return m * m * FLOAT if recipe.two_sided and is_narrow(m, n) else 0
 
 
 def _inputs(facts: ModelFacts) -> list[list[LinearLayer]]:
@@ -230,10 +248,11 @@ def _seconds(facts: ModelFacts, tokens: int, rates: Rates) -> float:
     return flops / rates.flops + columns * rates.per_column + _weights(facts) * rates.per_weight
 
 
-def _gradient_flops(facts: ModelFacts, tokens: int) -> float:
-    """Two passes forward, one back, and the Hessian of every layer with its factor."""
+def _gradient_flops(facts: ModelFacts, recipe: Recipe, tokens: int) -> float:
+    """Two passes forward, one back, the Hessian of every layer with its factor, and those of outputs."""
     layers = ((layer.shape, tokens * _share(facts, layer)) for layer in facts.linear_layers)
-    return sum(3 * 2 * m * n * seen + n * n * seen + n**3 / 3 for (m, n), seen in layers)
+    outputs = sum(_together(layer, recipe) / FLOAT * tokens * _share(facts, layer) for layer in facts.linear_layers)
+    return outputs + sum(3 * 2 * m * n * seen + n * n * seen + n**3 / 3 for (m, n), seen in layers)
 
 
 def _layer_flops(m: int, n: int) -> float:
@@ -265,7 +284,8 @@ def _layer_seconds(recipe: Recipe, m: int, n: int, device: torch.device, times: 
     W = torch.randn(m, n, generator=generator).to(device)
     X = torch.randn(4 * n, n, generator=generator).to(device)
     H = X.T @ X / len(X)
-    return _fastest(lambda: quantize_weight(W, H, recipe, eigenvectors=None), times)
+    known = Importance(torch.eye(m, device=device)) if recipe.two_sided and is_narrow(m, n) else None
+    return _fastest(lambda: quantize_weight(W, H, recipe, eigenvectors=None, importance=known), times)
 
 
 def _fastest(call: Callable[[], object], times: int) -> float:

@@ -27,7 +27,7 @@ from quip_engine.linalg.proxy import hessian_incoherence, quadratic_trace, weigh
 from quip_engine.linalg.symmetric import LowerHalf
 from quip_engine.methods.registry import Recipe
 from quip_engine.transforms import Maps, TensorSpec, Transform, transforms
-from quip_engine.transforms.base import Keep
+from quip_engine.transforms.importance import Importance
 
 ZERO = "every weight is zero"
 LOST = "the rounded layer is no nearer to the original than zeros are"
@@ -98,12 +98,12 @@ def quantize_weight(
     input_seed: int | None = None,
     name: str = "W",
     eigenvectors: Tensor | EllipsisType | None = ...,
-    importance: Tensor | None = None,
+    importance: Importance | None = None,
     last: bool = False,
 ) -> QuantizedWeight:
     """Quantize W: (m, n) under H: (n, n) = E[w x x^T], tokens counting alike or by their weights w.
 
-    ``importance``: (m,) positive, mean 1, what a squared error of each output costs; None where that is unknown.
+    ``importance``: what errors of the outputs cost; None where that is unknown.
     ``input_seed`` is shared by layers that read the same input; by default it follows from ``seed``. Such layers also
     share ``eigenvectors(H)``, which may be given; by default they are computed here. ``last``: nobody needs H after
     this, it may be overwritten. Raises ``NON_FINITE`` for NaN or infinite input and ``QUANT_UNSTABLE`` where no damping
@@ -158,7 +158,7 @@ class Problem:
 
     W: Tensor  # (m, n)
     H: Tensor  # (n, n)
-    importance: Tensor | None  # (m,)
+    importance: Importance | None
     seed: int
     input_seed: int
 
@@ -182,13 +182,13 @@ def _solve(problem: Problem, recipe: Recipe, *, last: bool = False) -> Solution:
     """``last``: in the place of H."""
     W, H, known = problem.W, problem.H, problem.importance
     seeds = {"input_seed": problem.input_seed, "output_seed": problem.seed + 1}
-    tensors = recipe.transform.fit(W.float(), H, **seeds, importance=known)
+    tensors = recipe.transform.fit(W.float(), H, **seeds, importance=None if known is None else known.each)
     maps = recipe.transform.maps(tensors, *W.shape)
     W = maps.weight(W)
     H = maps.hessian_(H) if last else maps.hessian(H)
     quantizer = recipe.codebook.fit(W, H, stored_bits(tensors))
-    if known is not None and isinstance(maps.output_rotation, Keep):  # rows that are mixed count alike
-        quantizer.weigh(known if maps.output_scale is None else known * maps.output_scale.square())
+    if known is not None and (behind := known.behind(maps)) is not None:  # else rows count alike: they are mixed
+        quantizer.weigh(behind)
     mu_w, squared = weight_incoherence(W), squared_norm(W)
     rounded = recipe.rounding.round(W, H, quantizer, torch.Generator().manual_seed(problem.seed))
     error = maps.on_output_(rounded.weight.sub_(W))
@@ -205,13 +205,13 @@ def _best_rival(problem: Problem, recipe: Recipe, *, last: bool = False) -> Reci
     if not recipe.rivals:
         return recipe
     W, known = problem.W, problem.importance
-    rows = (_usual_importance(W) if known is None else known).sqrt()[:, None]
+    counts = Importance(_usual_importance(W)) if known is None else known
     kept = LowerHalf.of(problem.H) if last else None
 
     def loss(rival: Recipe) -> float:
         try:
             tried = _solve(problem, replace(rival, codebook=rival.codebook.quick()), last=last)
-            return quadratic_trace(tried.error.mul_(rows), tried.H_t)
+            return counts.loss(tried.error, tried.H_t)
         except QuipError as error:
             if error.code != "WIDTH_UNSUPPORTED":
                 raise

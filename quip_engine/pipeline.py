@@ -77,7 +77,7 @@ def _quantize(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterato
     yield from (events.Warned(code, message) for code, message in notes)
 
     yield events.PhaseChanged("calibrate", f"{plan.tokens.numel()} tokens")
-    weighted = plan.recipe.hessian == "weighted"
+    weighted = plan.recipe.weighted
     if (weighted or plan.target.measured) and space.values() is None:
         yield from measure(plan, space, stop)
     shared = allocation(plan, space)

@@ -135,7 +135,7 @@ def make_plan(job: JobConfig, *, resumed: bool = False) -> Plan:
     notes = [*facts.warnings, *windows.notes]
     tuning = _tuning_windows(job, facts)
     notes += [note for note in tuning.notes if note not in notes]
-    if recipe.hessian == "weighted" and not predicts:
+    if recipe.weighted and not predicts:
         recipe = replace(recipe, hessian="plain", spread=0.0)
         notes.append(("NO_PREDICTIONS", "An encoder predicts nothing to weigh errors by: all tokens count alike."))
     return Plan(job, facts, recipe, tokens, device, target, notes, tuning.tokens)

@@ -83,7 +83,7 @@ class Rehearsal:
         self.plan = replace(plan, tokens=plan.tokens[: max(LEAST_WINDOWS, int(min(affordable, self.asked)))])
         self.calibration = Activations(self.outer, self.plan.tokens)
         self.states = {0: (self.calibration.hidden.clone(), self.judged.hidden.clone())}
-        self.weighted, self.parts = self.plan.recipe.hessian == "weighted", False
+        self.weighted, self.parts = self.plan.recipe.weighted, False
 
     def weigh(self, sizes: Sequence[float]) -> None:
         """Measure what errors cost, where the recipe or one of the sizes asks for it."""

@@ -22,8 +22,9 @@ def check_room(plan: Plan, workspace: Path | None = None, besides: int = 0) -> N
 
     ``besides``: bytes that tuning keeps there.
     """
-    weighted = plan.recipe.hessian == "weighted" or plan.target.measured
-    recipe = replace(plan.recipe, hessian="weighted" if weighted else "plain")  # the same way back, for bits alone
+    recipe = plan.recipe
+    if plan.target.measured and not recipe.weighted:
+        recipe = replace(recipe, hessian="weighted")  # the same way back, for bits alone
     weight_files = plan.target.weight_bytes
     memory, disk = room(plan.facts, recipe, plan.job.calibration, plan.device, weight_files)
     out = Path(plan.job.out).absolute()

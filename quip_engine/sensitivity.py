@@ -6,9 +6,11 @@ The Hessian of the KL divergence is the Fisher matrix, the mean of g g^T over la
 inputs and outputs taken as independent, what a layer needs of it (GuidedQuant, arXiv 2505.07004, section 3, in one
 group) is a weight for every token, a weight for every output, and how much the layer counts among the others:
 
-    w_t = |g_t|^2 / mean_s |g_s|^2      h_i = mean_t g_ti^2 / mean_j mean_t g_tj^2
+    w_t = |g_t|^2 / mean_s |g_s|^2      h_i = mean_t g_ti^2 / mean_j mean_t g_tj^2,  the diagonal of G (``importance``)
     v   = log2 of the geometric mean of the LDL diagonal of mean_t |g_t|^2 x_t x_t^T
           + 2 log2 mean_i(h_i^(1/2) rms of row i) - log2 m
+
+G as a whole is measured where it is asked for, of narrow layers.
 
 What APTQ (arXiv 2402.14866) goes by, the mean trace of each layer's Hessian, is a by-product.
 
@@ -20,7 +22,7 @@ only, as an expert does, has no w; the others' share in its inputs is what count
 | text | here           |
 |------|----------------|
 | w    | ``tokens``     |
-| h    | ``outputs``    |
+| h, G | ``outputs``    |
 | v    | ``value``      |
 """
 
@@ -43,6 +45,7 @@ from quip_engine.overflow import History
 from quip_engine.plan import Plan
 from quip_engine.process import return_small_memory
 from quip_engine.skeleton import Skeleton
+from quip_engine.transforms.importance import is_narrow
 from quip_engine.workspace import GRADIENT, Workspace
 
 DAMPING = 0.02  # of H in the value of a layer
@@ -57,7 +60,7 @@ class Sensitivity:
     """Of one layer; ``tokens`` is None where it does not see all of them."""
 
     tokens: Tensor | None  # (samples, length), mean 1
-    outputs: Tensor  # (m,), mean 1
+    outputs: Tensor  # h: (m,), mean 1; or G: (m, m), its diagonal of mean 1
     value: float  # -inf where no gradient came
     trace: float  # log2 of the mean trace of E |g|^2 x x^T, over its weights; -inf likewise
 
@@ -108,7 +111,7 @@ def _backward(plan: Plan, space: Workspace, stop: Callable[[], bool]) -> Iterato
             raise Stopped(0)
         yield events.PhaseChanged("calibrate", f"backward: block {blocks - index} of {blocks}")
         activations.hidden = space.states(index)[0].to(plan.device)
-        gathered = gather(skeleton.load_block(index), index, activations, gradient)
+        gathered = gather(skeleton.load_block(index), index, activations, gradient, plan.recipe.two_sided)
         skeleton.release_block(index)  # before the room for it goes to H of its layers
         return_small_memory()
         found = sensitivities(gathered, plan.tokens.numel())
@@ -149,14 +152,17 @@ def drawn_labels(p: Tensor, generator: torch.Generator) -> Tensor:
     return torch.searchsorted(below, draw * below[:, -1:]).clamp_max(p.shape[1] - 1)
 
 
-def gather(block: nn.Module, index: int, activations: Activations, gradient: Tensor) -> dict[str, Gathered]:
+def gather(
+    block: nn.Module, index: int, activations: Activations, gradient: Tensor, together: bool = False
+) -> dict[str, Gathered]:
     """Run a block forward and back, batch by batch; returns what came of it for every layer, by path.
 
     ``gradient``: (samples, length, width) by the outputs of the block; becomes, in place, that by its inputs.
+    ``together``: whether G is asked for, as a whole.
     """
     samples, length, _ = activations.hidden.shape
     layers = linear_modules(block)
-    gathered = {name: Gathered(weight_of(module), samples, length) for name, module in layers.items()}
+    gathered = {name: Gathered(weight_of(module), samples, length, together) for name, module in layers.items()}
     handles = [gathered[name].watch(module) for name, module in layers.items()]
     try:
         for place, call in activations.calls(index):
@@ -190,12 +196,13 @@ def _gradient(output: Tensor, leaf: Tensor, by_output: Tensor | None, name: str)
 class Gathered:
     """What is summed up over the batches for one linear layer of the weight W: (m, n)."""
 
-    def __init__(self, W: Tensor, samples: int, length: int) -> None:
+    def __init__(self, W: Tensor, samples: int, length: int, together: bool) -> None:
         (m, n), device = W.shape, W.device
         self.rows = torch.linalg.vector_norm(W, dim=1) / math.sqrt(n)
         self.tokens = torch.zeros(samples, length, device=device)
         self.outputs = torch.zeros(m, dtype=torch.float64, device=device)
         self.hessian = Hessian(n, device)
+        self.together = Hessian(m, device) if together and is_narrow(m, n) else None
         self.sees_all = True
         self.place = slice(0)
 
@@ -211,6 +218,8 @@ class Gathered:
         squares = g.reshape(-1, g.shape[-1]).float().square()
         norms = squares.sum(1)
         self.outputs += squares.sum(0, dtype=torch.float64)
+        if self.together is not None:
+            self.together.add(g)
         self.hessian.add(x, norms)
         into = self.tokens[self.place]
         self.sees_all = self.sees_all and norms.numel() == into.numel()
@@ -221,10 +230,11 @@ class Gathered:
         mean = self.outputs.mean()
         if mean == 0:  # nothing that this layer gives reaches the predictions
             return Sensitivity(None, torch.ones(len(self.outputs)), -math.inf, -math.inf)
-        outputs = (SMALLEST + (1 - SMALLEST) * self.outputs / mean).float()
         weights = (self.tokens / self.tokens.mean()).cpu() if self.sees_all else None
         share = math.log2(self.hessian.tokens / tokens)
-        value, trace = self._value_and_trace(outputs)
+        each = (SMALLEST + (1 - SMALLEST) * self.outputs / mean).float()
+        value, trace = self._value_and_trace(each)
+        outputs = each if self.together is None else _mixed(self.together.matrix())
         return Sensitivity(weights, outputs.cpu(), value + share, trace + share)
 
     def _value_and_trace(self, outputs: Tensor) -> tuple[float, float]:
@@ -235,6 +245,13 @@ class Gathered:
         cholesky_(H, DAMPING, "the layer")
         value = 2 * float(H.diagonal().double().log2().mean()) + 2 * math.log2(spread) - math.log2(len(outputs))
         return value, trace
+
+
+def _mixed(G: Tensor) -> Tensor:
+    """G: (m, m), in place, with a mean diagonal of 1, of which every output has SMALLEST in any case."""
+    G *= (1 - SMALLEST) / G.diagonal().mean()
+    G.diagonal().add_(SMALLEST)
+    return G
 
 
 def _stored(found: dict[str, Sensitivity]) -> dict[str, Tensor]:

@@ -19,6 +19,7 @@ rows are really rounded, with the quick form of the codebook. Codebooks that are
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -39,6 +40,7 @@ from quip_engine.rounding import Rounder
 from quip_engine.rounding.base import Rounded
 from quip_engine.rounding.ldlq import LDLQ
 from quip_engine.transforms.base import TensorSpec
+from quip_engine.transforms.importance import Importance
 
 SEARCHED = (E8P, ResidualE8P, Trellis, ColumnTrellis)
 SAMPLE = 64  # rows
@@ -57,17 +59,35 @@ class Noise(Quantizer):
     def prepare(self, D: list[Tensor]) -> None:
         self.real.prepare(D)
 
-    def weigh(self, rows: Tensor) -> None:
-        self.real.weigh(rows)
+    def weigh(self, importance: Importance) -> None:
+        self.real.weigh(importance)
 
     def round(self, x: Tensor, start: int, metric: Tensor | None = None) -> tuple[Tensor, Tensor]:
         r = self.rows_scale
         power = (x / r).square().mean()
         D = self.gain * self._distortion(start, power)
         share = (D / power.clamp_min(1e-30)).clamp_max(1.0)
-        noise = torch.randn(x.shape, generator=self.generator).to(x.device)
-        value = (1 - share) * x + (share * (1 - share) * power).sqrt() * r * noise
+
+        def channel(z: Tensor) -> Tensor:
+            noise = torch.randn(z.shape, generator=self.generator).to(z.device)
+            return (1 - share) * z + (share * (1 - share) * power).sqrt() * noise
+
+        shaped = isinstance(self.real, ColumnQuantizer) and self.real.shaping is not None
+        value = r * (self._shaped(x / r, channel) if shaped else channel(x / r))
         return value, value
+
+    def _shaped(self, z: Tensor, channel: Callable[[Tensor], Tensor]) -> Tensor:
+        """z: (m, 1) through the channel, with feedback along the column."""
+        assert isinstance(self.real, ColumnQuantizer)
+        assert self.real.shaping is not None
+        found: list[Tensor] = []
+
+        def settle(targets: Tensor, first: int, end: int) -> Tensor:
+            found.append(channel(targets[:, first:end]))
+            return found[-1]
+
+        self.real.shaping.run(self.real.trellis.rows(z[:, 0]), settle)
+        return torch.cat(found, 1).flatten()[: len(z), None]
 
     def _distortion(self, start: int, power: Tensor) -> Tensor:
         """Mean squared error in the columns from ``start`` on, whose targets have so large a mean square."""

@@ -29,7 +29,7 @@ def loaded(folder):
     return skeleton
 
 
-def streamed(skeleton, tokens, seed=0):
+def streamed(skeleton, tokens, seed=0, together=False):
     """The sensitivities of all blocks, and the inputs of each."""
     activations = Activations(skeleton, tokens)
     states = []
@@ -40,7 +40,7 @@ def streamed(skeleton, tokens, seed=0):
     found = {}
     for index in reversed(range(len(skeleton.blocks))):
         activations.hidden = states[index]
-        layers = sensitivities(gather(skeleton.blocks[index], index, activations, gradient), tokens.numel())
+        layers = sensitivities(gather(skeleton.blocks[index], index, activations, gradient, together), tokens.numel())
         found |= {f"{skeleton.prefix}.{index}.{name}": layer for name, layer in layers.items()}
     return found
 
@@ -85,6 +85,22 @@ def test_streamed_gradients_equal_those_of_the_whole_model(tmp_path, family):
             continue
         weights = g.square().sum(1).view(tokens.shape)
         torch.testing.assert_close(found[name].tokens.double(), weights / weights.mean(), rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_what_errors_of_outputs_do_together_in_layers_that_are_not_wide(tmp_path, family):
+    tokens = tokens_for()
+    skeleton = loaded(tiny_model(tmp_path, family))
+    found, alone = (streamed(skeleton, tokens, together=together) for together in (True, False))
+    for name, gradients in backward(skeleton, tokens).items():
+        g = torch.cat([g.flatten(0, -2) for _, g in gradients]).double()
+        m, n = weight_of(skeleton.model.get_submodule(name)).shape
+        assert (found[name].value, found[name].trace) == (alone[name].value, alone[name].trace)
+        if m > n:
+            assert torch.equal(found[name].outputs, alone[name].outputs)
+            continue
+        G = (1 - SMALLEST) * (g.T @ g) / g.square().sum(0).mean() + SMALLEST * torch.eye(m)
+        torch.testing.assert_close(found[name].outputs.double(), G, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("family", ["llama", "gpt2", "qwen3_moe"])

@@ -6,6 +6,7 @@ from helpers import made_up_text, tiny_model
 
 from quip_engine import events, pipeline
 from quip_engine.checkpoint import read_manifest
+from quip_engine.codebooks.shaping import SEGMENT
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
 from quip_engine.errors import QuipError, Stopped
 from quip_engine.files import sha256
@@ -41,10 +42,12 @@ def quantized(found):
 
 
 # before and in both directions of the gradient, then blocks
-@pytest.mark.parametrize("stop_after", [0, 2, 3, 4, 8, 16])
-def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, text, stop_after):
+@pytest.mark.parametrize(
+    ("stop_after", "hessian"), [*((n, "weighted") for n in (0, 2, 3, 4, 8, 16)), *((n, "two-sided") for n in (3, 8))]
+)
+def test_a_stopped_run_goes_on_to_the_same_bits(tmp_path, text, stop_after, hessian):
     model = tiny_model(tmp_path, "llama", **SHAPE)
-    recipe = RecipeConfig("waterfill", 3, options={"sides": "input", "L": 8})
+    recipe = RecipeConfig("waterfill", 3, options={"sides": "input", "L": 8, "hessian": hessian})
     run(job_for(model, tmp_path / "whole", text, recipe), tmp_path / "work-whole")
     asked = 0
 
@@ -93,6 +96,19 @@ def test_every_kind_of_model_can_be_weighed(tmp_path, text, family):
     assert [event.name for event in weighed] == [event.name for event in plain]
     alike = [a.name for a, b in zip(weighed, plain, strict=True) if a.rel_proxy == b.rel_proxy]
     assert all(".experts." in name for name in alike)  # some of the tokens, which count alike
+
+
+@pytest.mark.parametrize(("family", "shape"), [("llama", SHAPE), ("gpt2", {}), ("qwen3_moe", {})])
+def test_outputs_mend_each_others_errors_in_layers_that_are_not_wide(tmp_path, text, family, shape):
+    model, found = tiny_model(tmp_path, family, **shape), {}
+    for hessian in ("weighted", "two-sided"):
+        options = {"hessian": hessian, "sides": "none", "L": 8, "targets": "original", "inputs": "original"}
+        job = job_for(model, tmp_path / f"out-{hessian}", text, RecipeConfig("waterfill", 3, options=options))
+        found[hessian] = quantized(run(job, tmp_path / f"work-{hessian}"))
+    for a, b in zip(*found.values(), strict=True):
+        (m, n) = a.shape
+        if m > n or m > SEGMENT:  # with a single stretch, it is a matter of rounding
+            assert (a.rel_proxy == b.rel_proxy) == (m > n)
 
 
 def test_a_plain_run_takes_no_gradient(tmp_path, text, monkeypatch):

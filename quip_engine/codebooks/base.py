@@ -17,6 +17,7 @@ from torch import Tensor
 
 from quip_engine.parts import Part, Registry
 from quip_engine.transforms.base import TensorSpec
+from quip_engine.transforms.importance import Importance
 
 
 class Quantizer(ABC):
@@ -31,8 +32,8 @@ class Quantizer(ABC):
         For codebooks that give some blocks more bits than others; the rest need not listen.
         """
 
-    def weigh(self, rows: Tensor) -> None:  # noqa: B027 - may be left as it is
-        """Hear, before ``prepare``, what a squared error of each row costs: (m,), mean 1.
+    def weigh(self, importance: Importance) -> None:  # noqa: B027 - may be left as it is
+        """Hear, before ``prepare``, what errors of the rows cost.
 
         For codebooks that round several rows together; the rest need not listen.
         """
@@ -56,6 +57,7 @@ class Codebook(Part, ABC):
     """A finite set of points, its nearest-point search and its bytes."""
 
     block: ClassVar[int] = 1  # columns rounded together
+    shapes: ClassVar[bool] = False  # whether errors of an output are made good by others, where that is known
     rates: ClassVar[tuple[float, ...]] = ()  # offered, where ``bits`` may be any number between, and counts all bytes
 
     @property

@@ -43,11 +43,13 @@ from quip_engine.codebooks.bitstream import path_bits, window_states
 from quip_engine.codebooks.column_codes import tables
 from quip_engine.codebooks.packing import pack_bits, packed_width, unpack_bits
 from quip_engine.codebooks.rates import allocate
+from quip_engine.codebooks.shaping import Shaping
 from quip_engine.codebooks.trellis_gaps import distortion, source_gain
-from quip_engine.codebooks.viterbi import best_path
+from quip_engine.codebooks.viterbi import Search
 from quip_engine.errors import fail
 from quip_engine.parts import option
 from quip_engine.transforms.base import TensorSpec
+from quip_engine.transforms.importance import Importance
 
 RATES = tuple(round(1 + step / 20, 2) for step in range(81))  # offered
 LOWEST = 0.5  # for a layer that pays from the lowest of these for more tensors than others
@@ -77,6 +79,7 @@ SINGLE = SideInformation(5, 1 / 4, 5, 1 / 4)
 class ColumnTrellis(Codebook):
     """Trellis sequences down the columns, each column at its own rate (water-filled)."""
 
+    shapes: ClassVar[bool] = True
     rates: ClassVar[tuple[float, ...]] = RATES
 
     bits: float = option(2.0, "bits per weight of the whole layer, all counted", low=LOWEST, high=RATES[-1])
@@ -177,12 +180,13 @@ class Sequences:
         states = window_states(bits, self.steps(rate).to(bits.device), self.L)
         return self.emitted(states, rate).view(-1, self.S * self.T)[:, :m]
 
-    def emitted(self, states: Tensor, rate: float) -> Tensor:
-        """What states: (S, T) stand for, in units of the source."""
+    def emitted(self, states: Tensor, rate: float, first: int = 0) -> Tensor:
+        """What states: (S, t) of the steps from ``first`` on stand for, in units of the source."""
         table, idle = tables(self.L, rate, states.device)
         values = table[states]
         if rate < 1:
-            values = torch.where(self.steps(rate).to(states.device) == 0, idle[states], values)
+            steps = self.steps(rate)[first : first + states.shape[-1]].to(states.device)
+            values = torch.where(steps == 0, idle[states], values)
         return values / source_gain(self.L, rate)
 
 
@@ -201,11 +205,14 @@ class ColumnQuantizer(Quantizer):
         self.base = (HEADROOM * self.variance.max().sqrt()).float().reshape(1)
         self.scale_codes: dict[int, int] = {}
         self.rates: list[int] = []
+        self.shaping: Shaping | None = None
+        self.searches: dict[float, Search] = {}
         self.prepare(list(H.diagonal().split(1)))
 
-    def weigh(self, rows: Tensor) -> None:
-        weights = self.r[:, 0].square() * rows
-        self.weights = self.trellis.rows(weights / weights.mean())
+    def weigh(self, importance: Importance) -> None:
+        scaled = importance.scaled(self.r[:, 0])
+        self.weights = self.trellis.rows(scaled.each)
+        self.shaping = Shaping(scaled, self.trellis.S, self.trellis.T) if importance.together else None
 
     def prepare(self, D: list[Tensor]) -> None:
         group, n = self.form.group, self.shape[1]
@@ -233,13 +240,19 @@ class ColumnQuantizer(Quantizer):
             self.scale_codes[group] = self._scale_code(z)
         s = self.base * 2 ** (-self.side.scale_step * self.scale_codes[group])
         source = trellis.rows(in_units(z, s)[:, 0] * source_gain(self.form.L, rate))
-        steps = trellis.steps(rate)
-        table, idle = tables(self.form.L, rate, x.device)
-        states = best_path(
-            source[..., None], table[:, None], steps, weights=self.weights, idle=idle[:, None], wrap=WRAP
-        )
+        states = self._path(source, rate)
         values = trellis.emitted(states, rate).flatten()[: len(x), None]
-        return values * (s * self.r), pack_bits(path_bits(states, steps.to(x.device)).view(1, -1), 1)[0]
+        return values * (s * self.r), pack_bits(path_bits(states, trellis.steps(rate).to(x.device)).view(1, -1), 1)[0]
+
+    def _path(self, source: Tensor, rate: float) -> Tensor:
+        """States: (S, T) for sequences in units of the source: (S, T)."""
+        if rate not in self.searches:
+            table, idle = tables(self.form.L, rate, source.device)
+            self.searches[rate] = Search(table[:, None], self.trellis.steps(rate), idle=idle[:, None])
+        search, gain = self.searches[rate], source_gain(self.form.L, rate)
+        if self.shaping is None:
+            return search.closed(source[..., None], self.weights, WRAP)
+        return self.shaping.path(search, source, lambda s, t: gain * self.trellis.emitted(s, rate, t), WRAP)
 
     def _scale_code(self, z: Tensor) -> int:
         """The stored scale nearest to the rms of z: (m, 1)."""

@@ -31,12 +31,13 @@ compiled kernel, the torch code and the Triton kernel do the same operations in 
 from __future__ import annotations
 
 import ctypes
+from functools import cached_property
 from importlib.util import find_spec
 
 import torch
 from torch import Tensor
 
-from quip_engine.codebooks.viterbi_torch import Trellis
+from quip_engine.codebooks.viterbi_torch import Span, Trellis
 from quip_engine.native import in_threads, library, pointer
 
 MOST_BITS = 8  # of one step
@@ -53,55 +54,110 @@ def best_path(
 ) -> Tensor:
     """States: (S, T) int32 of the tail-biting path of each of S sequences.
 
-    ``x``: (S, T, V) float32, V = 1 or 2; ``table``: (2^L, V) float32, L <= 16; ``steps``: (T,) uint8, bits each step
-    consumes, 0 to 8, the same for all sequences, together at least L; ``weights``: (S, T) float32, not negative (None:
-    1; 0 where a step does not count); ``idle``: (2^L, V), read at steps without bits (None: ``table``); ``wrap``: how
-    many steps on either side of the wrap the first pass looks at, at least 1 (None: all).
-
-    Raises ``ValueError`` for shapes that do not fit and for a string shorter than one window: its states would overlap
-    themselves. Callers lengthen such sequences with steps of weight 0.
+    ``x``: (S, T, V) float32, V = 1 or 2; ``weights``: (S, T) float32, not negative (None: 1; 0 where a step does not
+    count); ``wrap``: how many steps on either side of the wrap the first pass looks at, at least 1 (None: all). The
+    rest is as in ``Search``. Raises ``ValueError``.
     """
-    L = _checked(x, table, steps, weights, idle)
-    if wrap is not None and wrap < 1:
-        raise ValueError(f"wrap: {wrap} steps around it show nothing")
-    T = x.shape[1]
-    around = (T // 2, T - T // 2) if wrap is None or wrap >= T // 2 else (wrap, wrap)
-    trellis = Trellis(L, steps.tolist(), table, table if idle is None else idle)
-    if x.device.type == "cpu" and (lib := library()) is not None:
-        return _compiled(lib, trellis, x, weights, around)
-    if x.device.type == "cuda" and find_spec("triton") is not None:
-        from quip_engine.native.viterbi_triton import paths  # noqa: PLC0415 - there is Triton for some machines only
-
-        return paths(x, weights, steps, torch.stack([trellis.idle, table]), around)
-    return trellis.paths(x, weights, *around)
+    return Search(table, steps, idle=idle).closed(x, weights, wrap)
 
 
-def _compiled(lib: ctypes.CDLL, trellis: Trellis, x: Tensor, weights: Tensor | None, around: tuple[int, int]) -> Tensor:
-    """``best_path`` by the C kernel."""
-    S, T, V = x.shape
-    states = torch.empty(S, T, dtype=torch.int32)
-    steps = torch.tensor(trellis.steps, dtype=torch.uint8)
-    tensors = (x, weights, steps, trellis.table, trellis.idle)
-    arrays = [None if t is None else t.contiguous() for t in tensors]
-    sizes = (trellis.L, V, *map(ctypes.c_int64, (T, *around)))
+class Search:
+    """The trellis of one table and one order of steps, ready for sequences."""
 
-    def kernel(start: int, stop: int) -> None:
-        if lib.viterbi(*map(pointer, arrays), *sizes, ctypes.c_int64(start), ctypes.c_int64(stop), pointer(states)):
-            raise MemoryError("the paths of a trellis")
+    def __init__(self, table: Tensor, steps: Tensor, *, idle: Tensor | None = None) -> None:
+        """``table``: (2^L, V) float32, L <= 16; ``steps``: (T,) uint8, bits each step consumes, 0 to 8, the same for
+        all sequences, together at least L; ``idle``: (2^L, V), read at steps without bits (None: ``table``).
 
-    in_threads(kernel, S)
-    return states
+        Raises ``ValueError`` for shapes that do not fit and for a string shorter than one window: its states would
+        overlap themselves. Callers lengthen such sequences with steps of weight 0.
+        """
+        L = _checked(table, steps, idle)
+        self.trellis = Trellis(L, steps.tolist(), table, table if idle is None else idle)
+        self.steps = steps
+
+    def closed(self, x: Tensor, weights: Tensor | None = None, wrap: int | None = None) -> Tensor:
+        """``best_path`` for more sequences of the same kind."""
+        around = self.wrap(x, weights, wrap)
+        return self.stretch(x, weights, Span(0, len(self.steps), begin=around, end=around))
+
+    def wrap(self, x: Tensor, weights: Tensor | None = None, steps: int | None = None) -> Tensor:
+        """The low bits before the first step: (S,) int32, as a path free at both ends goes across the wrap.
+
+        ``steps``: how many on either side of the wrap it looks at.
+        """
+        if steps is not None and steps < 1:
+            raise ValueError(f"wrap: {steps} steps around it show nothing")
+        T = len(self.steps)
+        before, after = (T // 2, T - T // 2) if steps is None or steps >= T // 2 else (steps, steps)
+        states = self.stretch(x, weights, Span((T - before) % T, before + after, kept=before))
+        return states[:, 0] >> self.trellis.steps[0]
+
+    def overlap(self, step: int) -> int:
+        """A mask of the bits that the state of ``step`` shares with the one before it: the low ones of that."""
+        return (1 << (self.trellis.L - self.trellis.steps[step])) - 1
+
+    def stretch(self, x: Tensor, weights: Tensor | None, span: Span) -> Tensor:
+        """States: (S, ``span.told``) int32 of the cheapest paths through some steps.
+
+        ``x``: (S, T, V); ``weights``: (S, T). Raises ``ValueError``.
+        """
+        self._check(x, weights)
+        x, weights = x.contiguous(), None if weights is None else weights.contiguous()
+        if x.device.type == "cpu" and (lib := library()) is not None:
+            return self._compiled(lib, x, weights, span)
+        if x.device.type == "cuda" and find_spec("triton") is not None:
+            from quip_engine.native.viterbi_triton import stretch  # noqa: PLC0415 - Triton is not everywhere
+
+            tables = torch.stack([self.trellis.idle, self.trellis.table])
+            return stretch(x, weights, self.steps, tables, span.place, (span.begin, span.end))
+        return self.trellis.stretch(x, weights, span)
+
+    def _compiled(self, lib: ctypes.CDLL, x: Tensor, weights: Tensor | None, span: Span) -> Tensor:
+        """``stretch`` by the C kernel."""
+        S, T, V = x.shape
+        states = torch.empty(S, span.told, dtype=torch.int32)
+        arrays = [pointer(t) for t in (x, weights, self.steps, self._tables)]
+        sizes = self.trellis.L, V, *map(ctypes.c_int64, (T, *span.place))
+        ends = pointer(span.begin), pointer(span.end)
+
+        def kernel(start: int, stop: int) -> None:
+            if lib.viterbi(*arrays, *sizes, *ends, ctypes.c_int64(start), ctypes.c_int64(stop), pointer(states)):
+                raise MemoryError("the paths of a trellis")
+
+        in_threads(kernel, S)
+        return states
+
+    @cached_property
+    def _tables(self) -> Tensor:
+        """The tables in the order that the C kernel reads them in."""
+        lib, L, V = library(), self.trellis.L, self.trellis.table.shape[1]
+        assert lib is not None
+        used = sum({1 << k for k in self.trellis.steps})
+        lib.viterbi_room.restype = ctypes.c_int64
+        tables = torch.empty(lib.viterbi_room(used, L, V))
+        source = (t.contiguous() for t in (self.trellis.table, self.trellis.idle))
+        lib.viterbi_tables(used, L, V, *map(pointer, source), pointer(tables))
+        return tables
+
+    def _check(self, x: Tensor, weights: Tensor | None) -> None:
+        S, T, V = x.shape
+        fits = (
+            len(self.steps) == T and self.trellis.table.shape[1] == V and (weights is None or weights.shape == (S, T))
+        )
+        if not fits or x.dtype != torch.float32 or (weights is not None and weights.dtype != torch.float32):
+            raise ValueError(f"x {tuple(x.shape)} and its weights do not fit to {len(self.steps)} steps")
 
 
-def _checked(x: Tensor, table: Tensor, steps: Tensor, weights: Tensor | None, idle: Tensor | None) -> int:
+def _checked(table: Tensor, steps: Tensor, idle: Tensor | None) -> int:
     """L, where everything fits together."""
-    L = len(table).bit_length() - 1
-    S, T, V = x.shape
-    fits = table.shape == (2**L, V) and V in (1, 2) and 0 < L <= 16 and steps.shape == (T,)
-    fits &= (weights is None or weights.shape == (S, T)) and (idle is None or idle.shape == table.shape)
-    floats = all(t.dtype == torch.float32 for t in (x, table, weights, idle) if t is not None)
+    L, V = len(table).bit_length() - 1, table.shape[1]
+    fits = table.shape == (2**L, V) and V in (1, 2) and 0 < L <= 16 and steps.ndim == 1
+    fits &= idle is None or idle.shape == table.shape
+    floats = all(t.dtype == torch.float32 for t in (table, idle) if t is not None)
     if not (fits and floats and steps.dtype == torch.uint8):
-        raise ValueError(f"x {tuple(x.shape)}, table {tuple(table.shape)}, steps {tuple(steps.shape)} do not fit")
+        raise ValueError(f"table {tuple(table.shape)} and steps {tuple(steps.shape)} do not fit")
     if steps.max() > min(MOST_BITS, L) or int(steps.sum()) < L:
-        raise ValueError(f"{T} steps of {int(steps.sum())} bits together make no circular path of {L}-bit states")
+        raise ValueError(
+            f"{len(steps)} steps of {int(steps.sum())} bits together make no circular path of {L}-bit states"
+        )
     return L

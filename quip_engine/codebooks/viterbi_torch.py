@@ -12,6 +12,33 @@ ROOM = 2**28  # bytes for the sequences that are searched together
 
 
 @dataclass(frozen=True)
+class Span:
+    """Steps of a trellis, ``count`` from ``first`` on, round the wrap; states of the ``kept``-th and later are told.
+
+    ``begin`` and ``end``: (S,) int32, the low bits before the first of the steps and behind the last (None: any).
+    """
+
+    first: int
+    count: int
+    kept: int = 0
+    begin: Tensor | None = None
+    end: Tensor | None = None
+
+    @property
+    def place(self) -> tuple[int, int, int]:
+        return self.first, self.count, self.kept
+
+    @property
+    def told(self) -> int:
+        return self.count - self.kept
+
+    def ends(self, some: slice) -> tuple[Tensor | None, Tensor | None]:
+        """``begin`` and ``end`` of some sequences."""
+        begin, end = (None if bits is None else bits[some].contiguous() for bits in (self.begin, self.end))
+        return begin, end
+
+
+@dataclass(frozen=True)
 class Trellis:
     """2^L states. Step t consumes ``steps[t]`` bits and reads ``table``: (2^L, V), or ``idle`` where these are none."""
 
@@ -20,25 +47,21 @@ class Trellis:
     table: Tensor
     idle: Tensor
 
-    def paths(self, x: Tensor, weights: Tensor | None, before: int, after: int) -> Tensor:
-        """States: (S, T) int32 for x: (S, T, V). The first pass looks ``before`` the wrap and ``after`` it."""
+    def stretch(self, x: Tensor, weights: Tensor | None, span: Span) -> Tensor:
+        """States: (S, ``span.told``) int32 for x: (S, T, V)."""
         S, T, _ = x.shape
-        chunk = max(1, ROOM // (16 * 2**self.L + T * 2 ** (self.L - min(self.steps))))
-        found = torch.empty(S, T, dtype=torch.int32, device=x.device)
+        order = [(span.first + i) % T for i in range(span.count)]
+        chunk = max(1, ROOM // (16 * 2**self.L + span.told * 2 ** (self.L - min(self.steps))))
+        found = torch.empty(S, span.told, dtype=torch.int32, device=x.device)
         for i in range(0, S, chunk):
             part = slice(i, i + chunk)
-            found[part] = self._paths(x[part], None if weights is None else weights[part], before, after)
+            begin, end = span.ends(part)
+            m = x.new_zeros(len(x[part]), self._minima(span.first))
+            if begin is not None:
+                m.fill_(FAR).scatter_(1, begin[:, None].long(), 0)
+            m, back = self._walk(x[part], None if weights is None else weights[part], m, order, span.kept)
+            found[part] = self._trace(back, order[span.kept :], m.argmin(1) if end is None else end.long())
         return found
-
-    def _paths(self, x: Tensor, weights: Tensor | None, before: int, after: int) -> Tensor:
-        S, T, _ = x.shape
-        once = list(range(T))
-        across = [t % T for t in range(-before, after)]
-        m, back = self._walk(x, weights, x.new_zeros(S, self._minima(across[0])), across, before)
-        _, wrap = self._trace(back, across[before:], m.argmin(1))
-        m = x.new_full((S, self._minima(0)), FAR).scatter_(1, wrap[:, None], 0)
-        _, back = self._walk(x, weights, m, once, 0)
-        return self._trace(back, once, wrap)[0]
 
     def _minima(self, t: int) -> int:
         """How many there are before step t."""
@@ -67,12 +90,12 @@ class Trellis:
             m = least.view(torch.float32)
         return m, back
 
-    def _trace(self, back: list[Tensor], order: list[int], p: Tensor) -> tuple[Tensor, Tensor]:
-        """States: (S, len(order)) int32 from ways back and the low bits p: (S,) at the end, and those at the start."""
+    def _trace(self, back: list[Tensor], order: list[int], p: Tensor) -> Tensor:
+        """States: (S, len(order)) int32 from ways back and the low bits p: (S,) at the end."""
         states = []
         for t, ways in zip(reversed(order), reversed(back), strict=True):
             way = ways.gather(1, p[:, None])[:, 0].long()
             state = p + (way << (self.L - self.steps[(t + 1) % len(self.steps)]))
             states.append(state)
             p = state >> self.steps[t]
-        return torch.stack(states[::-1], 1).int(), p
+        return torch.stack(states[::-1], 1).int()

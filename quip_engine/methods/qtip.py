@@ -36,7 +36,7 @@ class QTIP(Preset):
     spread: float = spread_option()
 
     def recipe(self, bits: float) -> Recipe:
-        weighted = self.hessian == "weighted"
+        weighted = self.hessian != "plain"
         transform = RandomizedHadamard(output_scales=weighted)
         rounding = LDLQ(sweeps=3, damping=DAMPING) if weighted else LDLQ(sweeps=1)
         code = "levels" if bits <= FEW_VALUES else "quantile"

@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -17,7 +17,7 @@ from quip_engine.parts import OptionInfo, Part, Registry, option
 from quip_engine.rounding import Rounder, rounders
 from quip_engine.transforms import Transform, transforms
 
-HESSIANS = ("plain", "weighted")
+HESSIANS = ("plain", "weighted", "two-sided")
 TARGETS = ("original", "corrected")
 INPUTS = ("sequential", "original")
 OF_MODELS = ("hessian", "targets", "mixing", "inputs")  # options that say nothing about a single layer
@@ -29,11 +29,12 @@ class Recipe:
     """Three parts that work together.
 
     ``rivals`` are recipes, this one among them, of which each layer gets the one that loses least on it. ``hessian``:
-    whether tokens and outputs count alike or with what their errors cost (``sensitivity``); in the latter case
-    ``spread`` tells how far the bits of layers follow what they are worth, from 0 (all alike) to 1. ``targets``: what
-    layers are rounded to, their weights or those that make good what earlier layers did (``correction``). ``mixing``:
-    share of the plain Hessian in a weighted one. ``inputs``: whose inputs Hessians are of, those behind the quantized
-    blocks or the original's.
+    whether tokens and outputs count alike or with what their errors cost (``sensitivity``), and whether it is known,
+    too, what errors of different outputs do together (``importance``). Where errors are measured, ``spread`` tells how
+    far the bits of layers follow what they are worth, from 0 (all alike) to 1. ``targets``: what layers are rounded to,
+    their weights or those that make good what earlier layers did (``correction``). ``mixing``: share of the plain
+    Hessian in a weighted one. ``inputs``: whose inputs Hessians are of, those behind the quantized blocks or the
+    original's.
     """
 
     transform: Transform
@@ -45,6 +46,16 @@ class Recipe:
     targets: str = "original"
     mixing: float = 0.0
     inputs: str = "sequential"
+
+    @property
+    def weighted(self) -> bool:
+        """Whether it is measured what errors cost."""
+        return self.hessian != "plain"
+
+    @property
+    def two_sided(self) -> bool:
+        """Whether it is measured what errors of different outputs do together."""
+        return self.hessian == "two-sided"
 
     def at(self, bits: float) -> Recipe:
         """The same with a codebook of so many bits, one of those it offers."""
@@ -70,7 +81,7 @@ class Recipe:
 
 def hessian_option(usual: str) -> Any:
     """The field of a preset that says which Hessians it takes if nothing is asked."""
-    help = "tokens and outputs count alike, or weighted with what their errors cost"
+    help = "tokens and outputs count alike, or with what their errors cost, or outputs mend each other's errors, too"
     return option(usual, help, choices=HESSIANS)
 
 
@@ -132,8 +143,9 @@ def resolve(config: RecipeConfig) -> Recipe:
     made = dict.fromkeys(_replaced(recipe, config, known, set(choices)) for recipe in own.rivals or (own,))
     first = next(iter(made))
     first = replace(first, rivals=tuple(made)) if len(made) > 1 else first
-    spread = _spread(own, first, preset.hessian, choices)  # type: ignore[attr-defined]
-    _check_choices(preset, choices)  # type: ignore[arg-type]
+    preset = _shaped(preset, made, asked="hessian" in choices)  # type: ignore[arg-type]
+    spread = _spread(own, first, preset.hessian, choices)
+    _check_choices(preset, choices)
     of_models = {name: getattr(preset, name) for name in OF_MODELS}
     return replace(first, spread=spread, **of_models)
 
@@ -159,11 +171,22 @@ def _check_choices(preset: Preset, chosen: dict[str, Option]) -> None:
         fail("BAD_RECIPE", reason=reason, remedy=remedy)
 
 
+def _shaped(preset: Preset, recipes: Iterable[Recipe], *, asked: bool) -> Preset:
+    """The preset, without feedback between outputs where the codebook gives none; refused where it was ``asked``."""
+    others = [recipe.codebook.name for recipe in recipes if not recipe.codebook.shapes]
+    if preset.hessian != "two-sided" or not others:
+        return preset
+    if asked:
+        reason = f"{others[0]} rounds outputs without feedback between them"
+        fail("BAD_RECIPE", reason=reason, remedy="hessian=weighted, or codebook column-trellis")
+    return replace(preset, hessian="weighted")
+
+
 def _spread(own: Recipe, made: Recipe, hessian: str, chosen: dict[str, Option]) -> float:
     """How far the layers' bits spread: as the preset says, where it is known what they are worth."""
-    possible = hessian == "weighted" and type(made.codebook) is type(own.codebook)
+    possible = hessian != "plain" and type(made.codebook) is type(own.codebook)
     if not possible and "spread" in chosen and own.spread:
-        reason = "Bits spread over the layers only with hessian=weighted and the codebook of the method"
+        reason = "Bits spread over the layers only with hessian=weighted or two-sided and the codebook of the method"
         fail("BAD_RECIPE", reason=reason, remedy="spread=0")
     return own.spread if possible else 0.0
 

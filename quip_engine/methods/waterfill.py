@@ -57,6 +57,7 @@ class Best(Waterfill):
     summary: ClassVar[str] = (
         "The lowest loss we know at any rate: water-filled, with the largest trellis. Takes its time."
     )
+    hessian: str = hessian_option("two-sided")
     L: ClassVar[int] = 16
 
 

@@ -195,26 +195,24 @@ static void advance(const trellis *a, long first, int n, work *of, long t, int n
 
 /* ``count`` steps from step ``from`` on, round the wrap; ways back are kept from the ``kept``-th on. */
 static void walk(const trellis *a, long first, int n, work *of, long from, long count, long kept) {
-    for (long i = 0, t = from == a->T ? 0 : from; i < count; i++) {
+    for (long i = 0, t = from; i < count; i++) {
         const long after = t + 1 == a->T ? 0 : t + 1;
         advance(a, first, n, of, t, a->steps[after]);
         for (int s = 0; s < n && i >= kept; s++)
-            store_back(a->L, a->steps[after], of[s].m, of[s].back + i * a->size);
+            store_back(a->L, a->steps[after], of[s].m, of[s].back + (i - kept) * a->size);
         t = after;
     }
 }
 
-/* Back from step ``last`` over ``count`` steps, the ``slot``-th and those before; p are the low bits behind the last.
- * Returns those before the first. */
-static long trace(const trellis *a, const work *of, long last, long slot, long count, long p, int32_t *states) {
+/* Back from step ``last`` over ``count`` steps; p are the low bits behind the last. */
+static void trace(const trellis *a, const work *of, long last, long count, long p, int32_t *states) {
     int next = a->steps[last + 1 == a->T ? 0 : last + 1];
-    for (long t = last; count > 0; count--, t = t ? t - 1 : a->T - 1, slot--) {
-        const long s = came_from(a->L, next, of->back + slot * a->size, p);
-        if (states) states[t] = (int32_t)s;
+    for (long i = count - 1, t = last; i >= 0; i--, t = t ? t - 1 : a->T - 1) {
+        const long s = came_from(a->L, next, of->back + i * a->size, p);
+        states[i] = (int32_t)s;
         next = a->steps[t];
         p = s >> next;
     }
-    return p;
 }
 
 static long cheapest(const key_t *m, long count) {
@@ -232,49 +230,61 @@ static void turn(int L, int V, int k, const float *from, float *to) {
             for (long j = 0; j < J; j++) to[wide(L, k) ? r * J + j : j * stride(L, k) + r] = from[(r * J + j) * V + v];
 }
 
-/* Paths of sequences ``start`` to ``stop`` of x: (S, T, V), w: (S, T) or NULL, on ``table`` and ``idle``: (2^L, V), into
- * states: (S, T). The first pass looks at ``before`` steps before the wrap and ``after`` behind it, to find the bits at
- * the wrap; the second is held to them. Returns 1 where there is no memory. */
-int viterbi(const float *x, const float *w, const uint8_t *steps, const float *table, const float *idle, int L, int V,
-            int64_t T, int64_t before, int64_t after, int64_t start, int64_t stop, int32_t *states) {
+/* Floats of the tables of steps, a bit set in ``used`` for each number of bits. */
+int64_t viterbi_room(int used, int L, int V) {
+    int64_t floats = 0;
+    for (int k = 0; k <= MOST_BITS; k++) floats += used >> k & 1 ? V * (stride(L, k) << k) : 0;
+    return floats;
+}
+
+/* Those tables, one after the other, from ``table`` and ``idle``: (2^L, V). */
+void viterbi_tables(int used, int L, int V, const float *table, const float *idle, float *to) {
+    for (int k = 0; k <= MOST_BITS; k++)
+        if (used >> k & 1) {
+            turn(L, V, k, k ? table : idle, to);
+            to += V * (stride(L, k) << k);
+        }
+}
+
+/* Cheapest paths of sequences ``start`` to ``stop`` of x: (S, T, V), w: (S, T) or NULL, through ``count`` steps from
+ * step ``from`` on, round the wrap. ``begin`` and ``end``: (S,), the low bits before the first step and behind the last
+ * one, or NULL where any may be. Into states: (S, count - kept), those of the ``kept``-th step and after. ``tables``:
+ * of ``viterbi_tables``. Returns 1 where there is no memory. */
+int viterbi(const float *x, const float *w, const uint8_t *steps, const float *tables, int L, int V, int64_t T,
+            int64_t from, int64_t count, int64_t kept, const int32_t *begin, const int32_t *end, int64_t start,
+            int64_t stop, int32_t *states) {
     trellis a = {L, V, w != NULL, T, 0, x, w, steps, {0}};
     const int group = L > 12 ? GROUP : 1;
-    long most = 0, used = 0, tables = 0; /* minima between two steps; which tables; their floats */
+    long most = 0, used = 0; /* minima between two steps; which tables */
     for (long t = 0; t < T; t++) {
         const long minima = 1L << (L - steps[t]), size = ((1L << log_bytes(L, steps[t])) + 63) & -64;
         most = minima > most ? minima : most;
         a.size = size > a.size ? size : a.size;
         used |= 1L << steps[t];
     }
-    for (int k = 0; k <= MOST_BITS; k++) tables += used >> k & 1 ? V * (stride(L, k) << k) : 0;
-    const size_t floats = 2 * group * most + tables;
-    float *const room = aligned_alloc(64, (floats * sizeof *room + group * T * a.size + 63) & -64);
-    if (!room) return 1;
-    float *free_room = room + 2 * group * most;
     for (int k = 0; k <= MOST_BITS; k++)
         if (used >> k & 1) {
-            turn(L, V, k, k ? table : idle, free_room);
-            a.table[k] = free_room;
-            free_room += V * (stride(L, k) << k);
+            a.table[k] = tables;
+            tables += V * (stride(L, k) << k);
         }
+    const size_t room = 2 * group * most * sizeof(float), ways = (count - kept) * a.size;
+    char *const memory = aligned_alloc(64, (room + group * ways + 63) & -64);
+    if (!memory) return 1;
+    const long last = (from + count - 1) % T, before = 1L << (L - steps[from]), behind = 1L << (L - steps[(last + 1) % T]);
     for (int64_t first = start; first < stop; first += group) {
         const int n = stop - first < group ? stop - first : group;
         work of[GROUP];
         for (int i = 0; i < n; i++) {
-            key_t *const m = (key_t *)room + 2 * i * most;
-            of[i] = (work){m, m + most, (uint8_t *)free_room + i * T * a.size};
-            memset(m, 0, most * sizeof *m);
+            key_t *const m = (key_t *)memory + 2 * i * most;
+            of[i] = (work){m, m + most, (uint8_t *)memory + room + i * ways};
+            for (long q = 0; q < before; q++) ((float *)m)[q] = !begin || q == begin[first + i] ? 0 : FAR;
         }
-        walk(&a, first, n, of, T - before, before + after, before);
-        long wrap[GROUP];
+        walk(&a, first, n, of, from, count, kept);
         for (int i = 0; i < n; i++) {
-            const long p = cheapest(of[i].m, 1L << (L - steps[after == T ? 0 : after]));
-            wrap[i] = trace(&a, of + i, after - 1, before + after - 1, after, p, NULL);
-            for (long q = 0; q < 1L << (L - steps[0]); q++) ((float *)of[i].m)[q] = q == wrap[i] ? 0 : FAR;
+            const long p = end ? end[first + i] : cheapest(of[i].m, behind);
+            trace(&a, of + i, last, count - kept, p, states + (first + i) * (count - kept));
         }
-        walk(&a, first, n, of, 0, T, 0);
-        for (int i = 0; i < n; i++) trace(&a, of + i, T - 1, T - 1, T, wrap[i], states + (first + i) * T);
     }
-    free(room);
+    free(memory);
     return 0;
 }

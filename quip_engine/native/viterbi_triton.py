@@ -20,44 +20,44 @@ FAR = 1e30  # cost of a state that may not be used
 ROOM = 2**31  # bytes for the sequences that are searched together
 BLOCK = 1024  # minima done at a time
 
+Ends = tuple[Tensor | None, Tensor | None]
 
-def paths(x: Tensor, weights: Tensor | None, steps: Tensor, tables: Tensor, around: tuple[int, int]) -> Tensor:
-    """States: (S, T) int32 for x: (S, T, V), weights: (S, T) or None, steps: (T,) uint8.
 
-    ``tables``: (2, 2^L, V), for steps without bits and for the others. The first pass looks ``around[0]`` steps before
-    the wrap and ``around[1]`` behind it.
+def stretch(
+    x: Tensor, weights: Tensor | None, steps: Tensor, tables: Tensor, place: tuple[int, int, int], ends: Ends
+) -> Tensor:
+    """States: (S, count - kept) int32 for x: (S, T, V), weights: (S, T) or None, steps: (T,) uint8.
+
+    ``tables``: (2, 2^L, V), for steps without bits and for the others; ``place``: first step, count and kept, ``ends``:
+    begin and end of ``viterbi_torch.Span``.
     """
-    S, T, _ = x.shape
-    chunk = max(1, ROOM // ((tables.shape[1] >> int(steps.min())) * (8 + T)))
-    found = torch.empty(S, T, dtype=torch.int32, device=x.device)
+    S, told = len(x), place[1] - place[2]
+    chunk = max(1, ROOM // ((tables.shape[1] >> int(steps.min())) * (8 + told)))
+    found = torch.empty(S, told, dtype=torch.int32, device=x.device)
     for i in range(0, S, chunk):
-        part = slice(i, i + chunk)
-        w = None if weights is None else weights[part].contiguous()
-        found[part] = _together(x[part].contiguous(), w, steps, tables.contiguous(), around)
+        own, w, *held = (None if t is None else t[i : i + chunk].contiguous() for t in (x, weights, *ends))
+        assert own is not None
+        found[i : i + chunk] = _together(own, w, steps, tables.contiguous(), place, (held[0], held[1]))
     return found
 
 
-def _together(x: Tensor, w: Tensor | None, steps: Tensor, tables: Tensor, around: tuple[int, int]) -> Tensor:
-    """``paths`` of sequences that are searched together."""
-    (S, T, V), (before, after), L = x.shape, around, tables.shape[1].bit_length() - 1
+def _together(
+    x: Tensor, w: Tensor | None, steps: Tensor, tables: Tensor, place: tuple[int, int, int], ends: Ends
+) -> Tensor:
+    """``stretch`` of sequences that are searched together."""
+    (S, T, V), L, (first, count, kept), (begin, end) = x.shape, tables.shape[1].bit_length() - 1, place, ends
     minima = tables.shape[1] >> int(steps.min())
     m = torch.zeros(S, 2, minima, device=x.device)  # minima before and behind a step
-    back = torch.empty(S, T, minima, dtype=torch.uint8, device=x.device)  # ways
-    wrap = torch.empty(S, dtype=torch.int32, device=x.device)  # the low bits behind the last step
-    states = torch.empty(S, T, dtype=torch.int32, device=x.device)
-
-    def walk(first: int, count: int, kept: int) -> Tensor:
-        kind = {"L": L, "V": V, "WEIGHTED": w is not None, "BLOCK": BLOCK, "enable_fp_fusion": False}
-        _walk[(S,)](x, w, steps, tables, m, back, T, first, count, kept, minima, **kind)
-        return m[:, count % 2]
-
-    last = walk(T - before, before + after, before)
-    low = last[:, : 2 ** (L - int(steps[after % T]))].argmin(1).int()
-    _trace[(S,)](back, steps, low, wrap, states, T, after - 1, before + after - 1, after, minima, L=L)
-    m[:, 0] = FAR
-    m[:, 0].scatter_(1, wrap.long()[:, None], 0)
-    walk(0, T, 0)
-    _trace[(S,)](back, steps, wrap, low, states, T, T - 1, T - 1, T, minima, L=L)
+    if begin is not None:
+        m[:, 0] = FAR
+        m[:, 0].scatter_(1, begin.long()[:, None], 0)
+    back = torch.empty(S, count - kept, minima, dtype=torch.uint8, device=x.device)  # ways
+    states = torch.empty(S, count - kept, dtype=torch.int32, device=x.device)
+    kind = {"L": L, "V": V, "WEIGHTED": w is not None, "BLOCK": BLOCK, "enable_fp_fusion": False}
+    _walk[(S,)](x, w, steps, tables, m, back, T, first, count, kept, minima, **kind)
+    if end is None:
+        end = m[:, count % 2, : 2 ** (L - int(steps[(first + count) % T]))].argmin(1).int()
+    _trace[(S,)](back, steps, end, states, T, first + count - 1, count - kept, minima, L=L)
     return states
 
 
@@ -109,20 +109,19 @@ def _walk(  # type: ignore[no-untyped-def]
             tl.store(there + p, best.to(tl.float32, bitcast=True), mask=p < size)
             if i >= kept:
                 way = (best & ((1 << following) - 1)).to(tl.uint8)
-                tl.store(back + (sequence * T + i) * minima + p, way, mask=p < size)
+                tl.store(back + (sequence * (count - kept) + i - kept) * minima + p, way, mask=p < size)
         tl.debug_barrier()  # all of a step is written before the next one reads it
 
 
 @triton.jit
-def _trace(back, steps, p, reached, states, T, last, slot, count, minima, L: tl.constexpr):  # type: ignore[no-untyped-def]
-    """Back from step ``last`` over ``count`` steps, p: (S,) being the low bits behind it; those before: ``reached``."""
+def _trace(back, steps, end, states, T, last, count, minima, L: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Back from step ``last`` over ``count`` steps, ``end``: (S,) being the low bits behind it."""
     sequence = tl.program_id(0).to(tl.int64)
-    low = tl.load(p + sequence)
+    low = tl.load(end + sequence)
     for i in range(count):
-        t = (last - i + T) % T
+        t = last - i
         following = tl.load(steps + (t + 1) % T).to(tl.int32)
-        way = tl.load(back + (sequence * T + slot - i) * minima + low).to(tl.int32)
-        state = low + (way << (L - following))
-        tl.store(states + sequence * T + t, state)
-        low = state >> tl.load(steps + t).to(tl.int32)
-    tl.store(reached + sequence, low)
+        at = sequence * count + count - 1 - i
+        state = low + (tl.load(back + at * minima + low).to(tl.int32) << (L - following))
+        tl.store(states + at, state)
+        low = state >> tl.load(steps + t % T).to(tl.int32)

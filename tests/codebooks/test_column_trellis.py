@@ -15,6 +15,7 @@ from quip_engine.errors import QuipError
 from quip_engine.layer import quantize_weight
 from quip_engine.linalg.proxy import proxy_loss
 from quip_engine.methods import resolve
+from quip_engine.transforms.importance import Importance
 
 # rel_proxy at 2.00 bits, L = 12, seed 0.
 LIMITS = {"P1": 0.0025, "P3": 0.0047, "P4_q": 0.0167, "P4_up": 0.0098}  # measured .00226 .00410 .01548 .00915
@@ -136,7 +137,7 @@ def test_errors_go_where_they_cost_least(sides):
     recipe = resolve(RecipeConfig("waterfill", 2, options={"sides": sides, "L": 8}))
 
     def cost(known):
-        W_hat = quantize_weight(W, H, recipe, importance=known).dequantize()
+        W_hat = quantize_weight(W, H, recipe, importance=None if known is None else Importance(known)).dequantize()
         rows = importance.sqrt()[:, None]
         return proxy_loss(W * rows, W_hat * rows, H)
 

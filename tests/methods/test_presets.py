@@ -149,6 +149,8 @@ def test_a_codebook_of_ones_own_brings_its_bits() -> None:
         (RecipeConfig("quip", options={"sweeps": -1}), "BAD_SETTING", "0 to 100"),
         (RecipeConfig("quip", options={"sweeps": "1.5"}), "BAD_SETTING", "int"),
         (RecipeConfig("quip", options={"metric": "maybe"}), "BAD_SETTING", "bool"),
+        (RecipeConfig("quip#", options={"hessian": "two-sided"}), "BAD_RECIPE", "hessian=weighted"),
+        (RecipeConfig("best", 2, codebook="e8p", options={"hessian": "two-sided"}), "BAD_RECIPE", "column-trellis"),
     ],
     ids=str,
 )
@@ -157,6 +159,12 @@ def test_what_does_not_exist_or_fit_is_refused(config: RecipeConfig, code: str, 
         resolve(config)
     assert caught.value.code == code
     assert said in caught.value.hint
+
+
+def test_outputs_get_feedback_where_the_codebook_gives_any() -> None:
+    assert resolve(RecipeConfig("best", 2)).hessian == "two-sided"
+    assert resolve(RecipeConfig("best", 2, codebook="e8p")).hessian == "weighted"
+    assert resolve(RecipeConfig("waterfill", 2, options={"hessian": "two-sided"})).two_sided
 
 
 def test_an_option_has_one_meaning_in_every_preset() -> None:
