@@ -9,8 +9,9 @@ import pytest
 
 CHECK = """
 import torch
-from quip_engine.codebooks.viterbi import best_path
-from quip_engine.native.viterbi_triton import paths
+from quip_engine.codebooks.viterbi import Search
+from quip_engine.codebooks.viterbi_torch import Span
+from quip_engine.native.viterbi_triton import stretch
 
 def gaussian(*shape, seed=0):
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
@@ -18,9 +19,13 @@ def gaussian(*shape, seed=0):
 for L, V, bits, T in [(8, 1, [2], 10), (8, 2, [4], 6), (8, 1, [2, 3, 0, 1], 12), (11, 1, [3], 8), (8, 1, [5], 6)]:
     steps = torch.tensor((bits * T)[:T], dtype=torch.uint8)
     x, table, idle = gaussian(2, T, V), gaussian(2**L, V, seed=1), gaussian(2**L, V, seed=2)
-    for weights, wrap in ((None, T // 2), (gaussian(2, T, seed=3).abs(), 2)):
-        expected = best_path(x, table, steps, weights=weights, idle=idle, wrap=wrap)
-        assert torch.equal(paths(x, weights, steps, torch.stack([idle, table]), (wrap, wrap)), expected), (L, bits)
+    search, tables = Search(table, steps, idle=idle), torch.stack([idle, table])
+    for weights in (None, gaussian(2, T, seed=3).abs()):
+        around = search.wrap(x, weights)
+        spans = [Span(0, T, begin=around, end=around), Span(T - 2, 4, kept=2), Span(0, T - 1, begin=around)]
+        for span in spans:
+            found = stretch(x, weights, steps, tables, span.place, (span.begin, span.end))
+            assert torch.equal(found, search.stretch(x, weights, span)), (L, bits, span)
 """
 
 
