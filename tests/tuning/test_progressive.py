@@ -20,7 +20,7 @@ from quip_engine.plan import make_plan
 from quip_engine.tuning import loop, progressive
 from quip_engine.tuning.cost import kept_bytes
 
-TUNING = TuningConfig(("progressive",), samples=72, batch=6, steps=24, rate=1e-2)
+TUNING = TuningConfig(("progressive",), samples=72, batch=6, steps=24, rate=0.1)
 CPU = torch.device("cpu")
 
 
