@@ -37,6 +37,12 @@ def test_bits_are_kept_and_so_are_the_embeddings(facts, bits):
     assert best_job(best, facts) == best
 
 
+def test_what_is_ahead_of_rounding_is_trained_where_there_is_memory_for_it(facts, monkeypatch):
+    assert best_job(job(), facts).tuning.stages == ("progressive", "end-to-end")
+    monkeypatch.setattr("quip_engine.best.AHEAD", 3e6)
+    assert best_job(job(), facts).tuning.stages == ("end-to-end",)
+
+
 def test_windows_of_calibration_are_never_fewer_than_asked(facts):
     plenty = replace(job(), calibration=CalibrationConfig("bundled", 1000, 128))
     assert best_job(plenty, facts).calibration == plenty.calibration
