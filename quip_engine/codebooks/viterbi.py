@@ -135,15 +135,14 @@ class Search:
         used = sum({1 << k for k in self.trellis.steps})
         lib.viterbi_room.restype = ctypes.c_int64
         tables = torch.empty(lib.viterbi_room(used, L, V))
-        source = (t.contiguous() for t in (self.trellis.table, self.trellis.idle))
+        source = [t.contiguous() for t in (self.trellis.table, self.trellis.idle)]
         lib.viterbi_tables(used, L, V, *map(pointer, source), pointer(tables))
         return tables
 
     def _check(self, x: Tensor, weights: Tensor | None) -> None:
         S, T, V = x.shape
-        fits = (
-            len(self.steps) == T and self.trellis.table.shape[1] == V and (weights is None or weights.shape == (S, T))
-        )
+        fits = self.trellis.table.shape[1] == V and len(self.steps) == T
+        fits &= weights is None or weights.shape == (S, T)
         if not fits or x.dtype != torch.float32 or (weights is not None and weights.dtype != torch.float32):
             raise ValueError(f"x {tuple(x.shape)} and its weights do not fit to {len(self.steps)} steps")
 
@@ -157,7 +156,6 @@ def _checked(table: Tensor, steps: Tensor, idle: Tensor | None) -> int:
     if not (fits and floats and steps.dtype == torch.uint8):
         raise ValueError(f"table {tuple(table.shape)} and steps {tuple(steps.shape)} do not fit")
     if steps.max() > min(MOST_BITS, L) or int(steps.sum()) < L:
-        raise ValueError(
-            f"{len(steps)} steps of {int(steps.sum())} bits together make no circular path of {L}-bit states"
-        )
+        together = f"{len(steps)} steps of {int(steps.sum())} bits together"
+        raise ValueError(f"{together} make no circular path of {L}-bit states")
     return L
