@@ -16,7 +16,6 @@ On the demo model at 2.9 MB, 6 bits for embeddings and 4.2 for layers lose half 
 
 from __future__ import annotations
 
-import math
 from dataclasses import replace
 
 from quip_engine.config import EMBEDDINGS, BudgetConfig, JobConfig, RecipeConfig, TuningConfig
@@ -53,8 +52,7 @@ def best_job(job: JobConfig, facts: ModelFacts) -> JobConfig:
 def _soft(bits: float, facts: ModelFacts) -> TuningConfig:
     """Tuning of layers that have so many bits in the mean."""
     rate = RATE * min(1.0, 2 ** (ROUGH - bits))
-    weights = sum(math.prod(layer.shape) for layer in facts.linear_layers)
-    stages = STAGES if weights <= AHEAD else STAGES[1:]
+    stages = STAGES if facts.weights <= AHEAD else STAGES[1:]
     return TuningConfig(stages, steps=STEPS, samples=SAMPLES, batch=BATCH, rate=float(f"{rate:.2g}"))
 
 

@@ -93,7 +93,7 @@ def estimate(
     memory, disk = room(facts, recipe, calibration, where, weight_files)
     return Estimate(
         bytes=output_bytes(facts, recipe, weight_files),
-        bits_per_weight=8 * _packed_bytes(facts, recipe) / _weights(facts),
+        bits_per_weight=8 * _packed_bytes(facts, recipe) / facts.weights,
         peak_memory=memory,
         seconds=_seconds(facts, tokens, rates)
         + (_gradient_flops(facts, recipe, tokens) / rates.flops if weighted else 0),
@@ -130,7 +130,7 @@ def measured(facts: ModelFacts, recipe: Recipe, device: str = "auto") -> Rates:
     where = resolve_device(device)
     usual = _rates(recipe, where, torch.get_num_threads())
     shapes = sorted({layer.shape for layer in facts.linear_layers}, key=math.prod)
-    mean = _weights(facts) / len(facts.linear_layers)
+    mean = facts.weights / len(facts.linear_layers)
     m, n = next(shape for shape in shapes if math.prod(shape) >= mean)
     seconds = _layer_seconds(recipe, m, n, where, 1) - _layer_flops(m, n) / usual.flops
     return Rates(usual.flops, 0.0, max(seconds, 0.0) / (m * n))
@@ -160,10 +160,6 @@ def _packed_bytes(facts: ModelFacts, recipe: Recipe) -> int:
         for layer in facts.linear_layers
         for spec in layout(*layer.shape).values()
     )
-
-
-def _weights(facts: ModelFacts) -> int:
-    return sum(math.prod(layer.shape) for layer in facts.linear_layers)
 
 
 def _peak_memory(facts: ModelFacts, recipe: Recipe, states: int, seqlen: int, device: str) -> float:
@@ -245,7 +241,7 @@ def _seconds(facts: ModelFacts, tokens: int, rates: Rates) -> float:
         m, n = layer.shape
         flops += 2 * 2 * m * n * tokens * _share(facts, layer) + _layer_flops(m, n)
         columns += n
-    return flops / rates.flops + columns * rates.per_column + _weights(facts) * rates.per_weight
+    return flops / rates.flops + columns * rates.per_column + facts.weights * rates.per_weight
 
 
 def _gradient_flops(facts: ModelFacts, recipe: Recipe, tokens: int) -> float:

@@ -36,7 +36,7 @@ class Prices:
     def __init__(self, config: RecipeConfig, facts: ModelFacts, embeddings: LayerFormat | None = None) -> None:
         self.config, self.facts, self.embeddings = config, facts, embeddings
         self.layers = {layer.name: layer for layer in facts.linear_layers}
-        self.weights = sum(math.prod(layer.shape) for layer in facts.linear_layers)
+        self.weights = facts.weights
         self.rates = offered_rates(config)
         self.recipe = resolve_mixed(config)
         self.any_rate = takes_any_rate(self.recipe)

@@ -28,9 +28,10 @@ from torch import Tensor
 
 from quip_engine.codebooks import Codebook, Quantizer
 from quip_engine.codebooks.base import root_mean_square
-from quip_engine.codebooks.column_trellis import ColumnQuantizer, ColumnTrellis
+from quip_engine.codebooks.column_trellis import ColumnQuantizer, ColumnTrellis, Sequences
 from quip_engine.codebooks.e8p import E8P
 from quip_engine.codebooks.e8p_rvq import ResidualE8P
+from quip_engine.codebooks.shaping import Shaping
 from quip_engine.codebooks.trellis import Trellis
 from quip_engine.codebooks.trellis_gaps import distortion as trellis_distortion
 from quip_engine.distortion import usual_distortion
@@ -72,21 +73,19 @@ class Noise(Quantizer):
             noise = torch.randn(z.shape, generator=self.generator).to(z.device)
             return (1 - share) * z + (share * (1 - share) * power).sqrt() * noise
 
-        shaped = isinstance(self.real, ColumnQuantizer) and self.real.shaping is not None
-        value = r * (self._shaped(x / r, channel) if shaped else channel(x / r))
+        shaped = isinstance(self.real, ColumnQuantizer) and self.real.shaping
+        value = r * (self._shaped(shaped, x / r, channel) if shaped else channel(x / r))
         return value, value
 
-    def _shaped(self, z: Tensor, channel: Callable[[Tensor], Tensor]) -> Tensor:
+    def _shaped(self, shaping: Shaping, z: Tensor, channel: Callable[[Tensor], Tensor]) -> Tensor:
         """z: (m, 1) through the channel, with feedback along the column."""
-        assert isinstance(self.real, ColumnQuantizer)
-        assert self.real.shaping is not None
         found: list[Tensor] = []
 
         def settle(targets: Tensor, first: int, end: int) -> Tensor:
             found.append(channel(targets[:, first:end]))
             return found[-1]
 
-        self.real.shaping.run(self.real.trellis.rows(z[:, 0]), settle)
+        shaping.run(Sequences(0, *shaping.shape).rows(z[:, 0]), settle)
         return torch.cat(found, 1).flatten()[: len(z), None]
 
     def _distortion(self, start: int, power: Tensor) -> Tensor:

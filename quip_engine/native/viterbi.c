@@ -270,7 +270,8 @@ int viterbi(const float *x, const float *w, const uint8_t *steps, const float *t
     const size_t room = 2 * group * most * sizeof(float), ways = (count - kept) * a.size;
     char *const memory = aligned_alloc(64, (room + group * ways + 63) & -64);
     if (!memory) return 1;
-    const long last = (from + count - 1) % T, before = 1L << (L - steps[from]), behind = 1L << (L - steps[(last + 1) % T]);
+    const long last = (from + count - 1) % T;
+    const long before = 1L << (L - steps[from]), behind = 1L << (L - steps[(last + 1) % T]);
     for (int64_t first = start; first < stop; first += group) {
         const int n = stop - first < group ? stop - first : group;
         work of[GROUP];

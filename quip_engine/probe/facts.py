@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -38,6 +39,11 @@ class ModelFacts:
     chat_template: bool
     linear_layers: list[LinearLayer]  # inside the decoder blocks, in order
     warnings: list[tuple[str, str]]  # (code, message)
+
+    @property
+    def weights(self) -> int:
+        """Of all linear layers in the blocks."""
+        return sum(math.prod(layer.shape) for layer in self.linear_layers)
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)

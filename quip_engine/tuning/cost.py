@@ -56,7 +56,7 @@ class Cost:
 def expected(facts: ModelFacts, job: JobConfig, samples: int, device: torch.device, rates: Rates) -> Cost:
     """What the stages of a job will take, within a factor of two. ``samples``: windows there are to tune on."""
     tuning, length = job.tuning, min(job.calibration.seqlen, facts.context)
-    weights, head = _weights(facts), facts.vocabulary * facts.hidden
+    weights, head = facts.weights, facts.vocabulary * facts.hidden
     held = held_out(samples)
     batch = min(tuning.batch, max(1, samples - held))
     steps = tuning.steps or -(-(samples - held) // batch)
@@ -81,7 +81,7 @@ def memory(plan: Plan) -> int:
 def memory_of(facts: ModelFacts, job: JobConfig, shape: tuple[int, int], device: torch.device) -> int:
     """The same of a job that is not planned yet; ``shape``: (samples, length) of the windows."""
     samples, length = shape
-    weights = _weights(facts)
+    weights = facts.weights
     outside = facts.unquantized_bytes // getattr(torch, facts.dtype).itemsize
     kept = pass_windows(device, length) * length * sum(sum(layer.shape) for layer in facts.linear_layers)
     states = samples * length * facts.hidden * FLOAT
@@ -96,19 +96,15 @@ def kept_bytes(plan: Plan) -> int:
     """Bytes on the disk of a training that goes on: its state, whole in every generation, and the next one."""
     if not plan.job.tuning.soft:
         return 0
-    coded = CODED * _weights(plan.facts) if "pv" in plan.job.tuning.stages else 0
+    coded = CODED * plan.facts.weights if "pv" in plan.job.tuning.stages else 0
     return (GENERATIONS + 1) * (STATE * _trained(plan.facts, plan.job) + coded)
 
 
 def _trained(facts: ModelFacts, job: JobConfig) -> int:
     """Numbers that are trained at once, but for the floats of packed layers and norms."""
     outside = facts.unquantized_bytes // getattr(torch, facts.dtype).itemsize
-    progressive = _weights(facts) if "progressive" in job.tuning.stages else 0
+    progressive = facts.weights if "progressive" in job.tuning.stages else 0
     return progressive + (outside if job.tuning.head else 0)
-
-
-def _weights(facts: ModelFacts) -> int:
-    return sum(math.prod(layer.shape) for layer in facts.linear_layers)
 
 
 def pass_windows(device: torch.device, length: int) -> int:
