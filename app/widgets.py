@@ -183,6 +183,9 @@ Line = partial(gr.Textbox, value="", interactive=True, lines=1, max_lines=1)
 # ever.
 PRIVATE: dict[str, Any] = {"show_progress": "hidden", "show_progress_on": [], "api_visibility": "private"}
 LATEST: dict[str, Any] = {**PRIVATE, "trigger_mode": "always_last"}
+# Events that come together are called together, the first with what the fields held before the second, and answered in
+# any order: a handler of several changes is called behind this, when all fields hold what they were given.
+SETTLED = "() => new Promise(done => setTimeout(done, 50))"
 
 
 def edits(field: Any) -> list[Any]:

@@ -81,7 +81,7 @@ def _ask_bar(parts: dict[str, Any]) -> None:
             chip = gr.Button(text, size="sm", elem_classes="quiet")
             chip.click(lambda value=text: value, None, parts["prompt"], **w.LATEST)
     parts["hint"] = w.html(visible=False)
-    parts["memory"] = w.html(elem_id="fits")
+    parts["memory"] = w.html(elem_id="talk-fits")
     with gr.Row(elem_classes="bar tools"):
         back = {"again": "Regenerate", "edit": "Edit the last prompt", "clear": "Clear"}
         for name, text in {**back, "markdown": "Save as Markdown", "json": "Save as JSON"}.items():
@@ -178,7 +178,8 @@ def _wire(desk: Desk, parts: dict[str, Any]) -> None:
         gone.then(give(desk.forecast), asked, shown, js=FOCUS, **w.PRIVATE)
     parts["right"].input(desk.original_of, parts["right"], parts["left"], **w.LATEST)
     changed = [parts[name].change for name in (*SIDES, "order", "max_tokens")]
-    gr.on(changed, give(desk.forecast), asked, shown, **w.LATEST)
+    settled = gr.on(changed, None, None, None, js=w.SETTLED, **w.PRIVATE)
+    settled.then(give(desk.forecast), asked, shown, **w.LATEST)
     gr.on([parts["reading"].expand, parts["refresh"].click], give(desk.read), asked, parts["reads"], **w.LATEST)
     parts["add"].click(give(lambda r, right: desk.third(r, True, right)), [room, parts["right"]], shown, **w.PRIVATE)
     parts["remove"].click(give(lambda r: desk.third(r, False, "")), room, shown, **w.PRIVATE)

@@ -59,7 +59,7 @@ def build(page: Page) -> dict[str, Any]:
             parts["command"] = w.html(elem_id="command")
             parts["trouble"] = w.html(visible=False)
             with gr.Row(elem_classes="bar"):
-                parts["measure"] = gr.Button(MEASURE, size="sm", elem_classes="quiet", elem_id="measure")
+                parts["measure"] = gr.Button(MEASURE, size="sm", elem_classes="quiet", elem_id="measure-layers")
                 save = gr.Button("Save recipe", size="sm", elem_classes="quiet", elem_id="save-recipe")
                 load = gr.UploadButton(
                     "Load recipe", file_types=[".json"], size="sm", elem_classes="quiet", elem_id="load-recipe"

@@ -23,7 +23,7 @@ PANELS = ("edit", "export", "push", "delete", "command")
 ONE_BY_ONE = {**w.PRIVATE, "concurrency_id": "choices"}
 EACH = {**ONE_BY_ONE, "trigger_mode": "multiple"}
 COPY = """() => {
-  const code = document.querySelector('#run-command code'), range = document.createRange();
+  const code = document.querySelector('#command-panel code'), range = document.createRange();
   range.selectNodeContents(code);
   getSelection().removeAllRanges();
   getSelection().addRange(range);
@@ -111,7 +111,7 @@ def _card(parts: dict[str, Any]) -> None:
         with gr.Row(elem_classes="bar"):
             parts["do_delete"] = gr.Button("Delete", size="sm", variant="stop", elem_id="do-delete")
             parts["keep"] = gr.Button("Keep it", size="sm")
-    with gr.Column(visible=False, elem_classes="drawer", elem_id="run-command") as parts["command_panel"]:
+    with gr.Column(visible=False, elem_classes="drawer", elem_id="command-panel") as parts["command_panel"]:
         parts["line"] = w.live()
     parts["transfer"] = w.live(elem_id="transfer")
     parts["cancel"] = gr.Button("Cancel", size="sm", visible=False, elem_id="cancel-transfer")

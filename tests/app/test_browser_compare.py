@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from helpers import edit_json, tiny_model
 from story import tell_finished
-from test_browser import Visitor, serve, visiting
+from test_browser import Visitor, serve, sync_api, visiting
 
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
 CONTEXT = 100_000  # tokens: a model that never ends by itself writes for minutes
@@ -30,14 +30,20 @@ def visitor(tmp_path: Path) -> Iterator[Visitor]:
         yield visitor
 
 
+def says(visitor: Visitor, where: str, words: str) -> None:
+    part = visitor.page.locator(where)
+    visitor.until(lambda: words in (part.inner_text() if part.count() else ""), 60, words)
+
+
+def choose(visitor: Visitor) -> None:
+    """Open the tab and wait until both models are chosen."""
+    visitor.tab("Compare")
+    says(visitor, "#talk-fits", "they answer at once")
+
+
 def test_two_models_are_asked_and_judged(visitor: Visitor) -> None:
     page = visitor.page
-
-    def says(where: str, words: str) -> None:
-        visitor.until(lambda: words in (page.inner_text(where) if page.locator(where).count() else ""), 60, words)
-
-    visitor.tab("Compare")
-    says("#fits", "they answer at once")
+    choose(visitor)
     prompt = page.locator("#prompt textarea")
     prompt.fill("Once")
     prompt.press("Shift+Enter")
@@ -45,14 +51,14 @@ def test_two_models_are_asked_and_judged(visitor: Visitor) -> None:
     assert prompt.input_value() == "Once\nmore"
     prompt.press("Enter")
     for side in ("left", "right"):
-        says(f"#answer-{side}", "tok/s")
-    says("#agreement-second", "mean KL")
+        says(visitor, f"#answer-{side}", "tok/s")
+    says(visitor, "#agreement-second", "mean KL")
     page.locator("#plot-second").scroll_into_view_if_needed()  # far below the window it would wait
     visitor.until(lambda: bool(page.evaluate(DRAWN)), 60, "the figure")
     assert "KL divergence" in str(page.locator("#plot-second .plot").get_attribute("aria-label"))
     assert prompt.input_value() == ""
     page.get_by_text("What the models really read").click()
-    says("#reads", "Once\nmore")
+    says(visitor, "#reads", "Once\nmore")
 
     with page.expect_download() as download:
         page.click("#talk-json")
@@ -60,17 +66,17 @@ def test_two_models_are_asked_and_judged(visitor: Visitor) -> None:
     assert [len(kept["models"]), len(kept["turns"])] == [2, 1]
     page.click("#talk-edit")
     visitor.until(lambda: prompt.input_value() == "Once\nmore", 60, "the prompt is back")
-    says("#answer-left", "The answer appears here.")
+    says(visitor, "#answer-left", "The answer appears here.")
 
     page.locator("#blind input").check()
-    says("#ballot", "No votes on these models yet.")
+    says(visitor, "#ballot", "No votes on these models yet.")
     prompt.press("Enter")
     visitor.until(lambda: page.locator("#vote-equal").is_enabled(), 60, "the ballot opens")
     assert not page.locator("#model-left").is_visible()
     assert "tok/s" not in page.inner_text("#answer-left")
     page.click("#vote-equal")
-    says("#ballot", "1 vote on these models")
-    says("#answer-left", "tok/s")
+    says(visitor, "#ballot", "1 vote on these models")
+    says(visitor, "#answer-left", "tok/s")
 
     page.locator("#blind input").uncheck()
     visitor.until(lambda: page.locator("#add-third").is_enabled(), 60, "names again")
@@ -81,15 +87,35 @@ def test_two_models_are_asked_and_judged(visitor: Visitor) -> None:
     model = page.locator("#model-third input")
     model.fill("/nowhere")
     model.press("Enter")
-    says("#fits", "No file or folder at /nowhere.")
+    says(visitor, "#talk-fits", "No file or folder at /nowhere.")
     prompt.fill("Once")
     prompt.press("Enter")
     visitor.until(lambda: page.locator(".banner-error", has_text="NOT_FOUND").is_visible(), 60, "what is wrong")
 
 
+def test_models_that_are_chosen_together_are_seen_together(visitor: Visitor) -> None:
+    """However long the first question about them takes: no answer for one without the other comes late."""
+    held: list[sync_api.Route] = []
+
+    def hold(route: sync_api.Route) -> None:
+        if "When they fit" in str(route.request.post_data) and not held:
+            held.append(route)
+        else:
+            route.continue_()
+
+    visitor.page.route("**/queue/join*", hold)
+    visitor.reload()
+    visitor.tab("Compare")
+    visitor.until(lambda: bool(held), 60, "a question about the models")
+    visitor.page.wait_for_timeout(1000)  # for the second one, if there is one
+    held[0].continue_()
+    visitor.page.wait_for_timeout(1000)
+    says(visitor, "#talk-fits", "they answer at once")
+
+
 def test_escape_ends_both_answers(visitor: Visitor) -> None:
     page = visitor.page
-    visitor.tab("Compare")
+    choose(visitor)
     page.get_by_text("Sampling and memory: the same for all").click()
     page.locator("#talk-max_tokens input").fill(str(CONTEXT // 2))
     page.locator("#prompt textarea").fill("Once")
