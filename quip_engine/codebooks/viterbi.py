@@ -73,7 +73,7 @@ class Search:
         """
         L = _checked(table, steps, idle)
         self.trellis = Trellis(L, steps.tolist(), table, table if idle is None else idle)
-        self.steps = steps
+        self.steps = steps.cpu()
 
     def closed(self, x: Tensor, weights: Tensor | None = None, wrap: int | None = None) -> Tensor:
         """``best_path`` for more sequences of the same kind."""

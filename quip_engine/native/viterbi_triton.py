@@ -26,7 +26,7 @@ Ends = tuple[Tensor | None, Tensor | None]
 def stretch(
     x: Tensor, weights: Tensor | None, steps: Tensor, tables: Tensor, place: tuple[int, int, int], ends: Ends
 ) -> Tensor:
-    """States: (S, count - kept) int32 for x: (S, T, V), weights: (S, T) or None, steps: (T,) uint8.
+    """States: (S, count - kept) int32 for x: (S, T, V), weights: (S, T) or None, steps: (T,) uint8 on the host.
 
     ``tables``: (2, 2^L, V), for steps without bits and for the others; ``place``: first step, count and kept, ``ends``:
     begin and end of ``viterbi_torch.Span``.
@@ -53,11 +53,12 @@ def _together(
         m[:, 0].scatter_(1, begin.long()[:, None], 0)
     back = torch.empty(S, count - kept, minima, dtype=torch.uint8, device=x.device)  # ways
     states = torch.empty(S, count - kept, dtype=torch.int32, device=x.device)
+    on_device = steps.to(x.device)
     kind = {"L": L, "V": V, "WEIGHTED": w is not None, "BLOCK": BLOCK, "enable_fp_fusion": False}
-    _walk[(S,)](x, w, steps, tables, m, back, T, first, count, kept, minima, **kind)
+    _walk[(S,)](x, w, on_device, tables, m, back, T, first, count, kept, minima, **kind)
     if end is None:
         end = m[:, count % 2, : 2 ** (L - int(steps[(first + count) % T]))].argmin(1).int()
-    _trace[(S,)](back, steps, end, states, T, first + count - 1, count - kept, minima, L=L)
+    _trace[(S,)](back, on_device, end, states, T, first + count - 1, count - kept, minima, L=L)
     return states
 
 
