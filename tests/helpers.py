@@ -135,6 +135,15 @@ def edit_json(path: Path, **changes: Any) -> None:
 DEGENERATE = ("zero W", "zero H", "rank one H", "dead input", "one row", "one column")
 
 
+def decaying(m: int, seed: int = 1) -> torch.Tensor:
+    """G of gradients in few directions, as those of layers that write to the residual stream: (m, m)."""
+    generator = torch.Generator().manual_seed(seed)
+    g = torch.randn(4 * m, m, generator=generator) * torch.arange(1, m + 1).pow(-0.7)
+    Q = torch.linalg.qr(torch.randn(m, m, generator=generator))[0]
+    G = Q @ (g.T @ g) @ Q.T
+    return G / G.diagonal().mean()
+
+
 def random_layer(m: int = 32, n: int = 48, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
     """W: (m, n) and the H: (n, n) of correlated inputs."""
     generator = torch.Generator().manual_seed(seed)

@@ -67,12 +67,13 @@ class Shaping:
 
     def path(self, search: Search, x: Tensor, values: Values, wrap: int) -> Tensor:
         """States: (S, T) for the targets x: (S, T), before feedback; ``wrap`` as in ``Search.wrap``."""
-        T, found = self.shape[1], []
+        T, found, bits = self.shape[1], [], search.trellis.steps
         closing = low = search.wrap(x[..., None], self.weights, wrap)
 
         def settle(targets: Tensor, first: int, end: int) -> Tensor:
             nonlocal low
-            seen = min(end + AHEAD, T)
+            closes = sum(bits[end:]) >= search.trellis.L  # what is left can still lead to where the circle closes
+            seen = min(end + AHEAD, T) if closes else T
             span = Span(first, seen - first, begin=low, end=closing if seen == T else None)
             path = search.stretch(targets[..., None], self.weights, span)
             found.append(path[:, : end - first])

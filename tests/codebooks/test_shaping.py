@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from helpers import random_layer
+from helpers import decaying, random_layer
 
 from quip_engine.codebooks import shaping
 from quip_engine.codebooks.bitstream import path_bits, window_states
@@ -13,15 +13,6 @@ from quip_engine.config import RecipeConfig
 from quip_engine.layer import quantize_weight
 from quip_engine.methods import resolve
 from quip_engine.transforms.importance import Importance
-
-
-def decaying(m, seed=1):
-    """G of gradients in few directions, as those of layers that write to the residual stream: (m, m)."""
-    generator = torch.Generator().manual_seed(seed)
-    g = torch.randn(4 * m, m, generator=generator) * torch.arange(1, m + 1).pow(-0.7)
-    Q = torch.linalg.qr(torch.randn(m, m, generator=generator))[0]
-    G = Q @ (g.T @ g) @ Q.T
-    return G / G.diagonal().mean()
 
 
 @pytest.mark.parametrize(("m", "S", "T"), [(100, 1, 100), (250, 3, 84), (96, 3, 32), (7, 1, 7)])
@@ -61,10 +52,10 @@ def test_single_rows_cost_what_the_factor_says(monkeypatch):
     torch.testing.assert_close(by_factor, u @ damped @ u, rtol=1e-4, atol=0)
 
 
-@pytest.mark.parametrize("steps", [[2], [3, 1], [0, 1]], ids=str)
+@pytest.mark.parametrize(("L", "steps"), [(8, [2]), (8, [3, 1]), (8, [0, 1]), (14, [1] + 7 * [0])], ids=str)
 @pytest.mark.parametrize(("m", "S"), [(150, 1), (300, 2)])
-def test_paths_are_circles_of_windows(steps, m, S):
-    L, T = 8, m // S
+def test_paths_are_circles_of_windows(L, steps, m, S):
+    T = m // S
     generator = torch.Generator().manual_seed(0)
     table, x = torch.randn(2**L, 1, generator=generator), torch.randn(S, T, generator=generator)
     order = torch.tensor((steps * T)[:T], dtype=torch.uint8)
