@@ -172,14 +172,19 @@ def _check_choices(preset: Preset, chosen: dict[str, Option]) -> None:
 
 
 def _shaped(preset: Preset, recipes: Iterable[Recipe], *, asked: bool) -> Preset:
-    """The preset, without feedback between outputs where the codebook gives none; refused where it was ``asked``."""
-    others = [recipe.codebook.name for recipe in recipes if not recipe.codebook.shapes]
-    if preset.hessian != "two-sided" or not others:
-        return preset
-    if asked:
-        reason = f"{others[0]} rounds outputs without feedback between them"
-        fail("BAD_RECIPE", reason=reason, remedy="hessian=weighted, or codebook column-trellis")
-    return replace(preset, hessian="weighted")
+    """The preset, without feedback between outputs where parts give or keep none; refused where it was ``asked``."""
+    for recipe in recipes if preset.hessian == "two-sided" else ():
+        if recipe.codebook.shapes and not recipe.rounding.revisits:
+            continue
+        if not asked:
+            return replace(preset, hessian="weighted")
+        reason = f"{recipe.codebook.name} rounds outputs without feedback between them"
+        remedy = "hessian=weighted, or codebook column-trellis"
+        if recipe.codebook.shapes:
+            reason = f"Passes of {recipe.rounding.name} over all columns undo feedback between outputs"
+            remedy = "hessian=weighted, or ldlq with sweeps=0"
+        fail("BAD_RECIPE", reason=reason, remedy=remedy)
+    return preset
 
 
 def _spread(own: Recipe, made: Recipe, hessian: str, chosen: dict[str, Option]) -> float:

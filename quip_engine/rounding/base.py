@@ -32,6 +32,11 @@ class Rounder(Part, ABC):
         Both may be worked in; at the end they are what they were, as far as H was symmetric.
         """
 
+    @property
+    def revisits(self) -> bool:
+        """Whether columns are judged by H again once all are rounded, which undoes feedback between outputs."""
+        return False
+
     def check(self, codebook: Codebook) -> None:
         """Refuse, with ``BAD_RECIPE``, a codebook that this rounder cannot work with."""
 

@@ -36,6 +36,10 @@ class Greedy(Rounder):
     # No factorization needs it, but inputs that are always zero have no target without it.
     damping: float = option(0.01, "added to H, in parts of its mean diagonal", low=1e-4, high=1)
 
+    @property
+    def revisits(self) -> bool:
+        return self.passes > 1
+
     def round(self, W: Tensor, H: Tensor, quantizer: Quantizer, generator: torch.Generator) -> Rounded:
         ridge = self.damping * H.diagonal().mean()
         task = Reordered(W, H, quantizer, H.diagonal())

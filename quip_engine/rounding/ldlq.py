@@ -58,6 +58,10 @@ class LDLQ(Rounder):
         "natural", "which columns come first by diag H, whose errors the others can still mend", choices=ORDERS
     )
 
+    @property
+    def revisits(self) -> bool:
+        return self.sweeps > 0
+
     def round(self, W: Tensor, H: Tensor, quantizer: Quantizer, generator: torch.Generator) -> Rounded:
         factor = feedback_(H, quantizer.block, self.order, self.damping)
         try:

@@ -27,6 +27,10 @@ class ReorderedGreedyLDLQ(Rounder):
     damping: float = option(0.01, "added to H, in parts of its mean diagonal", low=1e-4, high=1)
     passes: int = option(10, "greedy passes, at most", low=0, high=100)
 
+    @property
+    def revisits(self) -> bool:
+        return self.passes > 0
+
     def round(self, W: Tensor, H: Tensor, quantizer: Quantizer, generator: torch.Generator) -> Rounded:
         rounded = LDLQ(damping=self.damping, order="largest-first").round(W, H, quantizer, generator)
         ridge = self.damping * H.diagonal().mean()
