@@ -18,13 +18,13 @@ floor((t + 1) R + 1/2) of its sequence's circular string: any element can be dec
 
 The asked rate is the rate of the whole layer: signs of the transform, scales and rates are paid from it.
 
-| symbol | here                                                                                    |
-|--------|-----------------------------------------------------------------------------------------|
-| R_i    | tensor ``rates``: steps of 1/8 bit for ``group`` columns, of 1/4 bit for single ones    |
-| s_i    | tensor ``scales``: ``base`` times powers of 2^(-1/16) (a group) or 2^(-1/4) (a column)  |
-| r      | tensor ``row_scales``: powers of 2^(-1/8), an option                                    |
-| g(R)   | ``source_gain``: how large the source is best made for the code (``trellis_gaps``)      |
-| T, S   | rows of a sequence, sequences of a column: about 256 rows each                          |
+| symbol | here                                                                               |
+|--------|------------------------------------------------------------------------------------|
+| R_i    | tensor ``rates``: one for ``group`` columns, in steps (``column_scales``)          |
+| s_i    | tensor ``scales``: one for ``group`` columns, relative to ``base``                 |
+| r      | tensor ``row_scales``, an option                                                   |
+| g(R)   | ``source_gain``: how large the source is best made for the code (``trellis_gaps``) |
+| T, S   | rows of a sequence, sequences of a column: about 256 rows each                     |
 """
 
 from __future__ import annotations
@@ -41,6 +41,7 @@ from torch.nn.functional import pad
 from quip_engine.codebooks.base import Codebook, Quantizer, codebooks, in_units
 from quip_engine.codebooks.bitstream import path_bits, window_states
 from quip_engine.codebooks.column_codes import tables
+from quip_engine.codebooks.column_scales import ROW_BITS, SHARED, SINGLE, SideInformation, row_codes, row_scales
 from quip_engine.codebooks.packing import pack_bits, packed_width, unpack_bits
 from quip_engine.codebooks.rates import allocate
 from quip_engine.codebooks.shaping import Shaping
@@ -56,22 +57,7 @@ LOWEST = 0.5  # for a layer that pays from the lowest of these for more tensors 
 SEQUENCE = 256  # rows, about
 DECODED = 1 << 20  # weights decoded together
 WRAP = 64  # steps on either side of the wrap that settle where a circular sequence begins
-ROW_BITS, ROW_STEP = 6, 1 / 8  # of a row's scale: its bits, and its step in octaves
 HEADROOM = 2.0  # of the targets over the weights, which feedback makes larger
-
-
-@dataclass(frozen=True)
-class SideInformation:
-    """How the rate and the scale of a group of columns are stored."""
-
-    rate_bits: int
-    rate_step: float  # bits per weight
-    scale_bits: int
-    scale_step: float  # octaves
-
-
-SHARED = SideInformation(6, 1 / 8, 8, 1 / 16)
-SINGLE = SideInformation(5, 1 / 4, 5, 1 / 4)
 
 
 @codebooks.register("column-trellis")
@@ -83,7 +69,11 @@ class ColumnTrellis(Codebook):
     rates: ClassVar[tuple[float, ...]] = RATES
 
     bits: float = option(2.0, "bits per weight of the whole layer, all counted", low=LOWEST, high=RATES[-1])
-    L: int = option(12, "bits of the trellis state: 16 is best, 12 is 15 times faster", choices=(8, 10, 12, 14, 16))
+    L: int = option(
+        12,
+        "bits of the trellis state: 16 loses 1 % less than 12 and takes 15 times as long",
+        choices=(8, 10, 12, 14, 16),
+    )
     group: int = option(16, "columns that share a rate and a scale", low=1, high=32)
     row_scales: bool = option(False, "give each row a scale, for an output side that is not rotated")
 
@@ -142,8 +132,8 @@ class ColumnTrellis(Codebook):
 
     def scales_of(self, tensors: dict[str, Tensor], m: int, n: int) -> tuple[Tensor, Tensor | None]:
         """s: (n,) and, where rows have scales, r: (m,)."""
-        s = _scales(tensors["scales"], self.side, -(-n // self.group), tensors["base"])
-        r = _row_scales(tensors["row_scales"], m) if self.row_scales else None
+        s = self.side.scales(tensors["scales"], -(-n // self.group), tensors["base"])
+        r = row_scales(tensors["row_scales"], m) if self.row_scales else None
         return s.repeat_interleave(self.group)[:n], r
 
 
@@ -198,8 +188,8 @@ class ColumnQuantizer(Quantizer):
         self.form, self.side, self.budget, self.shape = form, form.side, budget, (m, n)
         self.trellis = Sequences.of(form.L, m)
         self.rows = self.trellis.T
-        self.row_codes = _row_codes(W) if form.row_scales else None
-        r = torch.ones(m, device=W.device) if self.row_codes is None else _row_scales(self.row_codes, m)
+        self.row_codes = row_codes(W) if form.row_scales else None
+        r = torch.ones(m, device=W.device) if self.row_codes is None else row_scales(self.row_codes, m)
         self.r, self.weights = r[:, None], self.trellis.rows(r)
         self.variance = torch.linalg.vector_norm(W / self.r, dim=0).double().square() / m
         self.base = (HEADROOM * self.variance.max().sqrt()).float().reshape(1)
@@ -237,7 +227,7 @@ class ColumnQuantizer(Quantizer):
             return torch.zeros_like(x), torch.zeros(0, dtype=torch.uint8, device=x.device)
         z = x / self.r
         if group not in self.scale_codes:
-            self.scale_codes[group] = self._scale_code(z)
+            self.scale_codes[group] = self.side.scale_code(z, self.base)
         s = self.base * 2 ** (-self.side.scale_step * self.scale_codes[group])
         source = trellis.rows(in_units(z, s)[:, 0] * source_gain(self.form.L, rate))
         states = self._path(source, rate)
@@ -253,12 +243,6 @@ class ColumnQuantizer(Quantizer):
         if self.shaping is None:
             return search.closed(source[..., None], self.weights, WRAP)
         return self.shaping.path(search, source, lambda s, t: gain * self.trellis.emitted(s, rate, t), WRAP)
-
-    def _scale_code(self, z: Tensor) -> int:
-        """The stored scale nearest to the rms of z: (m, 1)."""
-        rms = float(torch.linalg.vector_norm(z)) / len(z) ** 0.5
-        octaves = math.log2(float(self.base) / max(rms, 1e-30)) if float(self.base) > 0 else 0.0
-        return min(max(round(octaves / self.side.scale_step), 0), 2**self.side.scale_bits - 1)
 
     def pack(self, codes: list[Tensor]) -> dict[str, Tensor]:
         device, groups, end = codes[0].device, len(self.rates), 0
@@ -282,18 +266,3 @@ class ColumnQuantizer(Quantizer):
 @lru_cache(maxsize=256)
 def _steps(T: int, rate: float) -> Tensor:
     return (torch.arange(T + 1) * rate + 0.5).floor().diff().to(torch.uint8)
-
-
-def _scales(stored: Tensor, side: SideInformation, groups: int, base: Tensor) -> Tensor:
-    return base * 2 ** (-side.scale_step * unpack_bits(stored[None], side.scale_bits, groups)[0].float())
-
-
-def _row_codes(W: Tensor) -> Tensor:
-    """The stored scale of each row of W: (m, n), relative to the row of largest rms."""
-    rms = torch.linalg.vector_norm(W, dim=1)
-    octaves = (rms.max().clamp_min(1e-30) / rms.clamp_min(1e-30)).log2()
-    return pack_bits((octaves / ROW_STEP).round().clamp(0, 2**ROW_BITS - 1).to(torch.uint8)[None], ROW_BITS)[0]
-
-
-def _row_scales(stored: Tensor, m: int) -> Tensor:
-    return 2 ** (-ROW_STEP * unpack_bits(stored[None], ROW_BITS, m)[0].float())

@@ -25,7 +25,8 @@ from torch import Tensor
 
 from quip_engine.codebooks import Codebook
 from quip_engine.codebooks.column_codes import COMPANDED_TO, LEVELS_TO, code_of, level_tables, unit, whole_values
-from quip_engine.codebooks.column_trellis import ROW_BITS, ROW_STEP, ColumnTrellis, Sequences, SideInformation
+from quip_engine.codebooks.column_scales import ROW_BITS, ROW_STEP, SideInformation
+from quip_engine.codebooks.column_trellis import ColumnTrellis, Sequences
 from quip_engine.codebooks.trellis_gaps import source_gain
 from quip_engine.native import in_threads, library, pointer
 from quip_engine.products.base import Packed, RowProduct, products, row_zero

@@ -10,7 +10,8 @@ from torch import Tensor
 
 from quip_engine.codebooks import Codebook
 from quip_engine.codebooks.column_codes import unit, whole_values
-from quip_engine.codebooks.column_trellis import ROW_STEP, ColumnTrellis, Sequences, SideInformation
+from quip_engine.codebooks.column_scales import ROW_STEP, SideInformation
+from quip_engine.codebooks.column_trellis import ColumnTrellis, Sequences
 from quip_engine.codebooks.trellis_gaps import source_gain
 from quip_engine.native import gpu
 from quip_engine.products.base import Packed, Product, products
