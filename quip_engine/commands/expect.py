@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from quip_engine.commands.model_args import check_name
-from quip_engine.commands.recipe_args import PARTS, add_option_argument, parse_options, whole_if_whole
-from quip_engine.config import DEVICES, RULES, BudgetConfig, CalibrationConfig, JobConfig, RecipeConfig, check_number
+from quip_engine.commands.recipe_args import add_method_arguments, recipe_config, whole_if_whole
+from quip_engine.config import DEVICES, RULES, BudgetConfig, CalibrationConfig, JobConfig, check_number
 from quip_engine.errors import fail
 
 if TYPE_CHECKING:
@@ -21,14 +21,11 @@ SIZES = "1.5,2,2.5,3,3.5,4,5"
 
 
 def add_parser(subparsers: Any) -> None:
-    calibration, recipe = CalibrationConfig(), RecipeConfig()
+    calibration = CalibrationConfig()
     parser = subparsers.add_parser("expect", help="estimate what each size will cost in quality, before a run")
     parser.add_argument("model", metavar="MODEL", help="folder of a Hugging Face model, or a hub id")
-    parser.add_argument("--method", default=recipe.method, metavar="NAME", help=f"preset (default: {recipe.method})")
     parser.add_argument("--bits", default=SIZES, metavar="LIST", help=f"bits per weight (default: {SIZES})")
-    for part in PARTS:
-        parser.add_argument(f"--{part}", metavar="NAME", help=f"{part} in place of the preset's")
-    add_option_argument(parser)
+    add_method_arguments(parser)
     usual = BudgetConfig()
     parser.add_argument("--allocation", choices=RULES, default=usual.rule, help="how bits are shared out among layers")
     parser.add_argument("--minutes", type=float, default=1.0, help="about what it may take (default: 1)")
@@ -50,11 +47,10 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     check_name(options.model, encoder=False)
     if not options.text.exists():
         fail("NOT_FOUND", path=options.text)
-    parts = {part: getattr(options, part) for part in PARTS}
     job = JobConfig(
         model=options.model,
         out="",
-        recipe=RecipeConfig(options.method, sizes[0], **parts, options=parse_options(options.option)),
+        recipe=recipe_config(options, sizes[0]),
         calibration=CalibrationConfig(options.calibration, options.samples, options.seqlen),
         seed=options.seed,
         device=options.device,

@@ -1,9 +1,10 @@
-"""How recipes are named on the command line: by flags (``quantize``, ``layer``), or in one word (``bench``)."""
+"""How recipes are named on the command line: in one word, NAME:KEY=VALUE,..., and flags beside it."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,15 @@ PARTS = ("transform", "codebook", "rounding")
 
 
 def add_recipe_arguments(parser: argparse.ArgumentParser) -> None:
-    default = RecipeConfig()
-    parser.add_argument("--method", metavar="NAME", help=f"preset (default: {default.method})")
-    parser.add_argument("--bits", type=float, default=default.bits, help=f"bits per weight (default: {default.bits:g})")
+    bits = RecipeConfig.bits
+    parser.add_argument("--bits", type=float, default=bits, help=f"bits per weight (default: {bits:g})")
+    add_method_arguments(parser)
+
+
+def add_method_arguments(parser: argparse.ArgumentParser) -> None:
+    """All of a recipe but its bits."""
+    text = f"preset, or NAME:KEY=VALUE,... with options or replaced parts (default: {RecipeConfig.method})"
+    parser.add_argument("--method", metavar="NAME", help=text)
     for part in PARTS:
         parser.add_argument(f"--{part}", metavar="NAME", help=f"{part} in place of the preset's")
     add_option_argument(parser)
@@ -44,15 +51,11 @@ class RecipeFile(argparse.Action):
         vars(namespace).update(tuning_values(job.tuning) | budget_values(job.budget))
 
 
-def recipe_config(options: argparse.Namespace) -> RecipeConfig:
-    return RecipeConfig(
-        method=options.method or RecipeConfig.method,
-        bits=whole_if_whole(options.bits),
-        transform=options.transform,
-        codebook=options.codebook,
-        rounding=options.rounding,
-        options=parse_options(options.option),
-    )
+def recipe_config(options: argparse.Namespace, bits: float | None = None) -> RecipeConfig:
+    """The recipe of these flags, at their bits unless told; a flag's part or option wins over that of the word."""
+    named = named_recipe(options.method or RecipeConfig.method, options.bits if bits is None else bits)
+    parts: dict[str, Any] = {part: getattr(options, part) or getattr(named, part) for part in PARTS}
+    return replace(named, **parts, options=named.options | parse_options(options.option))
 
 
 def parse_options(pairs: Sequence[str]) -> dict[str, Option]:
