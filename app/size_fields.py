@@ -25,6 +25,7 @@ NUMBER_HELP = {
     "tune batch": ("Windows a step", "Seen together."),
     "tune rate": ("Rate", "Of a tensor's size."),
     "tune patience": ("Patience", "Without gain."),
+    "tune labels": ("Labels", "The text's share."),
 }
 HELP = {
     "embeddings": "Of the tables before the first and behind the last block.",

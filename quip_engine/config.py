@@ -62,8 +62,10 @@ class TuningConfig:
     ``samples`` windows of the calibration source are drawn for it, as long as those of calibration, and the last tenth
     of them is held out to judge by. A step sees ``batch`` windows; ``steps`` 0: as many as see every window once.
     ``rate``: how far a step moves a number, relative to the rms of its tensor. ``patience``: judgements (eight in a run
-    and more) without a better model that end it. ``head``: embeddings and head are trained, too. ``relax_signs``: signs
-    of Hadamard transforms become real numbers, for more bits: ``auto`` where those are less than 1 % of a layer's.
+    and more) without a better model that end it. ``labels``: share of the text's own next token in what a step of
+    stages other than ``block`` aims at, beside what the original says of it. ``head``: embeddings and head are trained,
+    too. ``relax_signs``: signs of Hadamard transforms become real numbers, for more bits: ``auto`` where those are less
+    than 1 % of a layer's.
     """
 
     stages: tuple[str, ...] = ()
@@ -72,6 +74,7 @@ class TuningConfig:
     batch: int = 16
     rate: float = 1e-2
     patience: int = 3
+    labels: float = 0.0
     head: bool = True
     relax_signs: str = "auto"
 
@@ -85,6 +88,7 @@ class TuningConfig:
         check_number("tuning batch", self.batch, 1, 65_536, whole=True)
         check_number("tuning rate", self.rate, 1e-8, 1)
         check_number("tuning patience", self.patience, 1, 1_000_000, whole=True)
+        check_number("tuning labels", self.labels, 0, 1)
         if self.relax_signs not in RELAXING:
             fail("BAD_SETTING", field="tuning signs", value=repr(self.relax_signs), allowed=", ".join(RELAXING))
 

@@ -14,6 +14,7 @@ NUMBERS = {
     "batch": "windows of an update",
     "rate": "how far an update moves a number, relative to the rms of its tensor",
     "patience": "judgements without a better model that end a stage",
+    "labels": "share of the text's own next token in what an update aims at, 0 to 1; not of block",
 }
 
 

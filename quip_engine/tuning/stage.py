@@ -78,7 +78,7 @@ class Stage:
     def teacher(self) -> Generator[events.Event, None, Teacher]:
         """The original's answers to the windows of this stage. Raises ``Stopped``."""
         yield events.PhaseChanged("tune", f"{self.name}: what the original says to {self.tokens.numel()} tokens")
-        teacher = Teacher(Path(self.plan.facts.path), self.tokens, self.plan.device)
+        teacher = Teacher(Path(self.plan.facts.path), self.tokens, self.plan.device, self.settings.labels)
         for _ in teacher.read():
             if self.stop():
                 raise Stopped(self.blocks)

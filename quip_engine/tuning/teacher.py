@@ -1,14 +1,18 @@
 """What the original says, without ever holding it: its last hidden states are kept, its logits made where needed.
 
-    KL(p || q) = sum_v p_v (log p_v - log q_v)        d KL / d logits of q = q - p
+    KL(p || q) = sum_v p_v (log p_v - log q_v)        d / d logits of q = q - (1 - a) p - a y
 
 A window of L tokens has L x vocabulary logits, hundreds of times its states. So they are made of some positions at a
 time, for both models, and their gradient goes back to the states and the head at once: nothing of that size is kept.
+
+With a = 0 that is the gradient of the KL, to which a way off the original is as bad as its opposite. Some way must be
+gone; a little of the text's own next token (Hinton, Vinyals, Dean 2015, section 2) makes it one that texts mind less.
 
 | symbol | here                                       |
 |--------|--------------------------------------------|
 | p      | the original, ``Teacher``                  |
 | q      | the model that is tuned                    |
+| y, a   | the next token of the text, ``labels``     |
 """
 
 from __future__ import annotations
@@ -29,9 +33,9 @@ LEAST_HELD_OUT, SHARE_HELD_OUT = 4, 0.1  # windows
 class Teacher:
     """The original on some windows of tokens: (samples, length)."""
 
-    def __init__(self, folder: Path, tokens: Tensor, device: torch.device) -> None:
+    def __init__(self, folder: Path, tokens: Tensor, device: torch.device, labels: float = 0.0) -> None:
         """Knows nothing before ``read``."""
-        self.tokens = tokens.clone()
+        self.tokens, self.labels = tokens.clone(), labels
         self.held_out = held_out(len(tokens))
         self.skeleton = Skeleton(folder, device)
         self.hidden = torch.empty(0)  # (samples, length, width), what the last block gave
@@ -51,7 +55,7 @@ class Teacher:
     def divergence(self, student: Skeleton, windows: Tensor, hidden: Tensor, share: float | None = None) -> float:
         """Mean KL over all positions of some windows; ``hidden``: (b, length, width) of the student's last block.
 
-        With ``share``, so many times its gradient goes to ``hidden``, a leaf, and to the student's head.
+        With ``share``, so many times the gradient goes to ``hidden``, a leaf, and to the student's head.
         """
         tokens, own = self.tokens[windows], self.hidden[windows]
         total, positions = 0.0, tokens.numel()
@@ -64,8 +68,16 @@ class Teacher:
             p = log_p.exp()
             total += float((p * (log_p - log_q)).sum(dtype=torch.float64))
             if share is not None:
-                logits.backward((log_q.exp_() - p) * (share / positions))
+                aim = self._aim(p, tokens[:, place.start + 1 : place.stop + 1])
+                logits.backward((log_q.exp_() - aim) * (share / positions))
         return total / positions
+
+    def _aim(self, p: Tensor, following: Tensor) -> Tensor:
+        """What the student is to say, in the place of ``p``; a window's last position has no token that follows."""
+        if self.labels:
+            told, y = p[:, : following.shape[1]], following[..., None].to(p.device)
+            told.mul_(1 - self.labels).scatter_add_(2, y, torch.full_like(y, self.labels, dtype=p.dtype))
+        return p
 
 
 def held_out(samples: int) -> int:
