@@ -18,6 +18,7 @@ from app.fmt import UNKNOWN, fixed, plural, rough, sci, size
 from app.layer_views import short_layers
 from app.live_plot import dumps, live_plot
 from app.results import results
+from app.size_fields import STAGE_HELP
 from app.studio import Studio
 from quip_engine.best import METHOD, best_job
 from quip_engine.config import JobConfig
@@ -90,7 +91,7 @@ def is_best(job: JobConfig, facts: ModelFacts) -> bool:
 def chosen(job: JobConfig) -> str:
     """What is chosen for the best quality, in a sentence."""
     embeddings = f", embeddings in {job.budget.embeddings} bits" if job.budget.embeddings else ""
-    tuning = " and ".join(job.tuning.stages)
+    tuning = " and ".join(STAGE_HELP[f"tune {stage}"][0].lower() for stage in job.tuning.stages)
     text = f"{job.calibration.samples} windows of calibration"
     return f"It is chosen: method {job.recipe.method}, {text}, tuning {tuning}{embeddings}."
 

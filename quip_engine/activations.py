@@ -137,13 +137,14 @@ class Activations:
         self._prefix = skeleton.prefix
         self._batch = max(1, (at_once or BATCH_TOKENS[skeleton.device.type]) // tokens.shape[1])
         self._calls: dict[int, list[BlockCall]] = {}
-        parts = []
-        for batch in tokens.split(self._batch):
-            if hidden is None or len(batch) not in self._calls:
-                first, self._calls[len(batch)] = record_calls(skeleton, batch)
-                if hidden is None:
-                    parts.append(first)
-        self.hidden = torch.cat(parts) if hidden is None else hidden.to(skeleton.device)
+        batches = tokens.split(self._batch)
+        for batch in {len(batch): batch for batch in batches}.values():
+            first, self._calls[len(batch)] = record_calls(skeleton, batch)
+        if hidden is None:  # all of it once, filled piece by piece: it may be most of the memory
+            hidden = first.new_empty(len(tokens), *first.shape[1:])
+            for batch, place in zip(batches, hidden.split(self._batch), strict=True):
+                place.copy_(record_calls(skeleton, batch)[0])
+        self.hidden = hidden.to(skeleton.device)
         self.put_aside([k for k, window in enumerate(self.hidden) if overflowing(window[None])], "the embeddings")
 
     def twin(self, hidden: Tensor | None = None) -> Activations:

@@ -22,7 +22,7 @@ def facts():
 
 
 def job(bits=2, **budget):
-    text = CalibrationConfig("bundled", 64, 128)
+    text = CalibrationConfig("bundled", seqlen=128)
     return JobConfig(str(DEMO), "out", RecipeConfig(bits=bits), text, seed=3, budget=BudgetConfig(**budget))
 
 
@@ -43,14 +43,32 @@ def test_what_is_ahead_of_rounding_is_trained_where_there_is_memory_for_it(facts
     assert best_job(job(), facts).tuning.stages == ("end-to-end",)
 
 
-def test_windows_of_calibration_are_never_fewer_than_asked(facts):
-    plenty = replace(job(), calibration=CalibrationConfig("bundled", 1000, 128))
-    assert best_job(plenty, facts).calibration == plenty.calibration
+@pytest.mark.parametrize(("bytes_kept", "samples"), [(1e10, 8192), (131072 * 1000, 1000), (1, 64)])
+def test_windows_to_tune_on_are_as_many_as_their_states_have_room(facts, monkeypatch, bytes_kept, samples):
+    monkeypatch.setattr("quip_engine.best.STATES", bytes_kept)
+    assert best_job(job(), facts).tuning.samples == samples  # 128 tokens, 256 numbers each
 
 
-@pytest.mark.parametrize(("bits", "rate"), [(1.5, 0.008), (2, 0.008), (3, 0.004), (5, 0.001)])
-def test_small_errors_are_mended_in_small_steps(facts, bits, rate):
-    assert best_job(job(bits), facts).tuning.rate == rate
+@pytest.mark.parametrize(("bytes_kept", "samples"), [(1e10, 512), (131072 * 7 * 300, 300), (1, 128)])
+def test_windows_of_calibration_are_as_many_as_their_states_have_room(facts, monkeypatch, bytes_kept, samples):
+    monkeypatch.setattr("quip_engine.best.CALIBRATED", bytes_kept)
+    best = best_job(job(), facts)
+    assert best.calibration.samples == samples  # 5 blocks, 128 tokens, 256 numbers each
+    assert best_job(best, facts) == best
+
+
+@pytest.mark.parametrize("samples", [64, 1000])
+def test_windows_of_calibration_that_are_asked_for_stay(facts, samples):
+    asked = replace(job(), calibration=CalibrationConfig("bundled", samples, 128))
+    assert best_job(asked, facts).calibration == asked.calibration
+
+
+@pytest.mark.parametrize(
+    ("bits", "rate", "labels"), [(1.5, 0.008, 0.03), (2, 0.008, 0.03), (3, 0.004, 0.015), (5, 0.001, 0.0037)]
+)
+def test_small_errors_are_mended_in_small_steps_and_with_few_labels(facts, bits, rate, labels):
+    tuning = best_job(job(bits), facts).tuning
+    assert (tuning.rate, tuning.labels) == (rate, labels)
 
 
 def test_steps_follow_the_bits_that_a_size_leaves(facts):

@@ -38,7 +38,8 @@ def add_parser(subparsers: Any) -> None:
     add_recipe_arguments(parser)
     add_budget_arguments(parser)
     parser.add_argument("--calibration", default=calibration.source, metavar="NAME|FILE", help="calibration text")
-    parser.add_argument("--samples", type=int, default=calibration.samples, help="calibration windows")
+    text = f"calibration windows (default: {calibration.samples}; --best: more, where there is room)"
+    parser.add_argument("--samples", type=int, default=calibration.samples, help=text)
     parser.add_argument("--seqlen", type=int, default=calibration.seqlen, help="tokens of each window")
     add_tuning_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)

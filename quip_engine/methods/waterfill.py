@@ -42,7 +42,11 @@ class Waterfill(Preset):
     hessian: str = hessian_option("weighted")
     targets: str = targets_option("corrected")
     spread: float = spread_option()
-    L: ClassVar[int] = 12
+
+    @property
+    def L(self) -> int:
+        """Bits of the trellis state, if nothing else is asked."""
+        return 12
 
     def recipe(self, bits: float) -> Recipe:
         rivals = tuple(one_recipe(bits, self.L, sides) for sides in SIDES if self.sides in ("trial", sides))
@@ -52,13 +56,20 @@ class Waterfill(Preset):
 @presets.register("best")
 @dataclass(frozen=True)
 class Best(Waterfill):
-    """What measures best at every rate, and takes as long as it takes."""
+    """What measures best at every rate.
+
+    With feedback between outputs states of 12 bits do as well as those of 16, of which more is settled where a stretch
+    of a sequence ends (``shaping``): the same KL on two models, three seeds each. Without it, 16 loses 1 to 2 % less.
+    """
 
     summary: ClassVar[str] = (
-        "The lowest loss we know at any rate: water-filled, with the largest trellis. Takes its time."
+        "The lowest loss we know at any rate: water-filled, and outputs make good each other's errors, too."
     )
     hessian: str = hessian_option("two-sided")
-    L: ClassVar[int] = 16
+
+    @property
+    def L(self) -> int:
+        return 12 if self.hessian == "two-sided" else 16
 
 
 def one_recipe(bits: float, L: int, sides: str) -> Recipe:

@@ -70,7 +70,8 @@ def test_the_best_quality_fills_the_form_and_says_so(desk, budget):
     given = seen(desk, updates)
     assert banner == gr.update(visible=False)
     assert desk.form.job(desk.studio, given) == best_job(job, probe(str(DEMO)))
-    assert "It is chosen: method best" in desk.reprice(*given)[2]
+    note = desk.reprice(*given)[2]
+    assert "It is chosen: method best" in note and "tuning ahead of rounding and end to end" in note
 
 
 def test_what_cannot_be_the_best_says_why(desk):

@@ -9,7 +9,7 @@ from helpers import DEGENERATE, degenerate_layer
 from helpers import random_layer as problem
 from safetensors.torch import load_file
 
-from quip_engine.config import RecipeConfig
+from quip_engine.config import Option, RecipeConfig
 from quip_engine.errors import QuipError
 from quip_engine.layer import LayerFormat, quantize_weight
 from quip_engine.linalg.proxy import proxy_loss
@@ -151,6 +151,8 @@ def test_a_codebook_of_ones_own_brings_its_bits() -> None:
         (RecipeConfig("quip", options={"metric": "maybe"}), "BAD_SETTING", "bool"),
         (RecipeConfig("quip#", options={"hessian": "two-sided"}), "BAD_RECIPE", "hessian=weighted"),
         (RecipeConfig("best", 2, codebook="e8p", options={"hessian": "two-sided"}), "BAD_RECIPE", "column-trellis"),
+        (RecipeConfig("best", 2, options={"hessian": "two-sided", "sweeps": 1}), "BAD_RECIPE", "sweeps=0"),
+        (RecipeConfig("best", 2, rounding="ldlq-rg", options={"hessian": "two-sided"}), "BAD_RECIPE", "sweeps=0"),
     ],
     ids=str,
 )
@@ -164,7 +166,15 @@ def test_what_does_not_exist_or_fit_is_refused(config: RecipeConfig, code: str, 
 def test_outputs_get_feedback_where_the_codebook_gives_any() -> None:
     assert resolve(RecipeConfig("best", 2)).hessian == "two-sided"
     assert resolve(RecipeConfig("best", 2, codebook="e8p")).hessian == "weighted"
+    assert resolve(RecipeConfig("best", 2, options={"sweeps": 1})).hessian == "weighted"
+    assert resolve(RecipeConfig("best", 2, rounding="greedy")).hessian == "weighted"
+    assert resolve(RecipeConfig("best", 2, rounding="greedy", options={"passes": 1})).hessian == "two-sided"
     assert resolve(RecipeConfig("waterfill", 2, options={"hessian": "two-sided"})).two_sided
+
+
+@pytest.mark.parametrize(("options", "L"), [({}, 12), ({"hessian": "weighted"}, 16), ({"hessian": "plain"}, 16)])
+def test_best_has_the_largest_trellis_where_it_gains_by_it(options: dict[str, Option], L: int) -> None:
+    assert {rival.codebook.L for rival in resolve(RecipeConfig("best", 2, options=options)).rivals} == {L}  # type: ignore[attr-defined]
 
 
 def test_an_option_has_one_meaning_in_every_preset() -> None:
