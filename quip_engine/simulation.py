@@ -9,7 +9,8 @@ codebook of one scale errs alike whatever the power of its targets (s^2 is that 
 each column errs by a share of it (s = t).
 
 What a rounder gains over plain feedback by hypotheses, sweeps and the like is measured in each layer: SAMPLE of its
-rows are really rounded, with the quick form of the codebook. Codebooks that are searched in no time stay as they are.
+rows are really rounded, with the quick form of the codebook. So is what is lost to it by feedback along the columns,
+whose search sees a stretch at a time: on COLUMNS of them. Codebooks that are searched in no time stay as they are.
 
 | symbol | here                                          |
 |--------|-----------------------------------------------|
@@ -44,7 +45,7 @@ from quip_engine.transforms.base import TensorSpec
 from quip_engine.transforms.importance import Importance
 
 SEARCHED = (E8P, ResidualE8P, Trellis, ColumnTrellis)
-SAMPLE = 64  # rows
+SAMPLE, COLUMNS = 64, 16  # rows, or columns, that are really rounded
 
 
 class Noise(Quantizer):
@@ -57,11 +58,25 @@ class Noise(Quantizer):
         self.rows_scale = real.r if isinstance(real, ColumnQuantizer) else W.new_ones(1, 1)
         self.scale, self.gain, self.generator = root_mean_square(W), 1.0, torch.Generator()
 
+    @property
+    def shaping(self) -> Shaping | None:
+        return self.real.shaping if isinstance(self.real, ColumnQuantizer) else None
+
     def prepare(self, D: list[Tensor]) -> None:
         self.real.prepare(D)
 
     def weigh(self, importance: Importance) -> None:
+        self.importance = importance
         self.real.weigh(importance)
+
+    def shaped_gain(self, W: Tensor) -> float:
+        """Cost of some columns of W: (m, n), really rounded with feedback along them, over that with noise."""
+        costs = [0.0, 0.0]
+        for start in range(0, W.shape[1], -(-W.shape[1] // COLUMNS)):
+            x = W[:, start : start + 1]
+            for i, quantizer in enumerate((self.real, self)):
+                costs[i] += self.importance.loss(quantizer.round(x, start)[0] - x, x.new_ones(1, 1))
+        return costs[0] / costs[1] if costs[1] > 0 else 1.0
 
     def round(self, x: Tensor, start: int, metric: Tensor | None = None) -> tuple[Tensor, Tensor]:
         r = self.rows_scale
@@ -73,8 +88,7 @@ class Noise(Quantizer):
             noise = torch.randn(z.shape, generator=self.generator).to(z.device)
             return (1 - share) * z + (share * (1 - share) * power).sqrt() * noise
 
-        shaped = isinstance(self.real, ColumnQuantizer) and self.real.shaping
-        value = r * (self._shaped(shaped, x / r, channel) if shaped else channel(x / r))
+        value = r * (channel(x / r) if self.shaping is None else self._shaped(self.shaping, x / r, channel))
         return value, value
 
     def _shaped(self, shaping: Shaping, z: Tensor, channel: Callable[[Tensor], Tensor]) -> Tensor:
@@ -134,6 +148,8 @@ class SimulatedLDLQ(Rounder):
         quantizer.generator = generator
         if not isinstance(quantizer.codebook, ColumnTrellis):
             quantizer.gain = self._gain(plain, W, H, quantizer.codebook, generator)
+        elif quantizer.shaping is not None:
+            quantizer.gain = quantizer.shaped_gain(W)
         return plain.round(W, H, quantizer, generator)
 
     def _gain(self, plain: LDLQ, W: Tensor, H: Tensor, codebook: Codebook, generator: torch.Generator) -> float:
