@@ -1,12 +1,12 @@
-"""``bench tuning``: what weighted Hessians cost beside plain ones, and whether tuning costs what it said it would.
+"""``bench tuning``: what Hessians that know errors' costs take beside plain ones, and what tuning beside what it said.
 
 | row                  | figure                                                   | beside                        |
 |----------------------|----------------------------------------------------------|-------------------------------|
-| ``weighted Hessian`` | seconds of a run but for rounding, median                | the same with plain Hessians  |
+| ``KIND Hessians, s`` | seconds of a run but for rounding, median                | the same with plain Hessians  |
 | ``STAGE, s``         | from where a stage said what it will cost to its end     | what it said, for those steps |
 | ``STAGE, MB``        | peak of resident memory                                  | what it said                  |
 
-Every run is of a process of its own. Rounding to nearest, which takes next to nothing, stands behind the Hessians.
+Every run is of a process of its own.
 """
 
 from __future__ import annotations
@@ -28,19 +28,21 @@ from quip_engine.commands.tuning_args import add_tuning_numbers, tuning_numbers
 from quip_engine.config import CalibrationConfig, JobConfig, TuningConfig, check_number
 
 METHODS = ("waterfill+end-to-end", "waterfill+progressive", "icquant+pv")
-ROUNDS = 3  # of the Hessians of both kinds, by turns
+KINDS = ("plain", "weighted", "two-sided")
+BEHIND = "waterfill:L=8,spread=0,targets=original"  # what takes them all, and asks the model nothing but them
+ROUNDS = 3  # of the Hessians of all kinds, by turns
 AT_MOST, WITHIN = 3.0, 0.25  # times the plain Hessian; of what was said
 COLUMNS = ("what", "measured", "beside", "ratio", "target")
 
 
 def add_parser(subparsers: Any) -> None:
-    parser = subparsers.add_parser("tuning", help="the cost of weighted Hessians, and of tuning beside what it said")
+    parser = subparsers.add_parser("tuning", help="the cost of Hessians, and of tuning beside what it said")
     parser.add_argument("--model", metavar="DIR", help="model folder (default: the bundled demo model)")
     text = "METHOD+STAGE+..., each a run (default: " + " ".join(METHODS) + ")"
     parser.add_argument("--methods", nargs="*", default=METHODS, metavar="METHOD", help=text)
     parser.add_argument("--calibration", metavar="NAME|FILE", help="calibration text (default: as quantize)")
     parser.add_argument("--threads", type=int, help="CPU threads (default: all cores)")
-    text = f"of the Hessians of both kinds, 0: none (default: {ROUNDS})"
+    text = f"of the Hessians of all kinds, 0: none (default: {ROUNDS})"
     parser.add_argument("--rounds", type=int, default=ROUNDS, metavar="N", help=text)
     add_tuning_numbers(parser)
     parser.set_defaults(run=run)
@@ -66,10 +68,11 @@ def run(options: argparse.Namespace) -> list[dict[str, Any]]:
         table.add(what, f"{measured:.1f}", f"{beside:.1f}", f"{ratio:.2f}", target)
 
     if options.rounds:
-        kinds = [job(Named.read(f"nearest:hessian={kind}", 2)) for kind in ("plain", "weighted")]
-        taken = [[in_process(hessians, kind) for kind in kinds] for _ in range(options.rounds)]
-        plain, weighted = (statistics.median(times) for times in zip(*taken, strict=True))
-        add("weighted Hessian, s", weighted, plain, f"at most {AT_MOST:g}", held=weighted <= AT_MOST * plain)
+        jobs = [job(Named.read(f"{BEHIND},hessian={kind}", 2)) for kind in KINDS]
+        taken = [[in_process(hessians, each) for each in jobs] for _ in range(options.rounds)]
+        plain, *others = (statistics.median(times) for times in zip(*taken, strict=True))
+        for kind, seconds in zip(KINDS[1:], others, strict=True):
+            add(f"{kind} Hessians, s", seconds, plain, f"at most {AT_MOST:g}", held=seconds <= AT_MOST * plain)
     for method in named:
         for stage, *figures in in_process(stages, job(method)):
             for unit, took, said in zip(("s", "MB"), *figures, strict=True):
