@@ -7,13 +7,17 @@ import os
 import shutil
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 TARGETS = ("x86-64-v3", "x86-64")  # older CPUs
 
 sys.path.insert(0, str(Path(__file__).parent))
+
+from helpers import share_kernels  # noqa: E402
 
 
 @pytest.fixture
@@ -28,7 +32,7 @@ def reference() -> Path:
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A data directory of its own: runs, history and settings stay inside this test."""
-    folder = tmp_path / "home"
+    folder = share_kernels(tmp_path / "home")
     monkeypatch.setenv("QUIP_STUDIO_HOME", str(folder))
     return folder
 
@@ -44,11 +48,14 @@ def variants(tmp_path_factory: pytest.TempPathFactory) -> dict[str, ctypes.CDLL]
     """The C kernels as compiled for older CPUs, by target; empty where no compiler knows the targets."""
     from quip_engine.native import build
 
-    compiler, folder = next(filter(shutil.which, build.COMPILERS), None), tmp_path_factory.mktemp("kernels")
+    compiler, folder = next(filter(shutil.which, build.COMPILERS), None), tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        folder = folder.parent  # of all processes
     libraries = {}
     for target in TARGETS if compiler else ():
-        path, sources = folder / f"{target}.so", map(str, build.SOURCES.glob("*.c"))
-        command = [str(compiler), *build.FLAGS, f"-march={target}", "-o", str(path), *sources, "-lm"]
-        if subprocess.run(command, capture_output=True, check=False).returncode == 0:
+        path = folder / f"{target}.so"
+        with FileLock(f"{path}.lock"), suppress(subprocess.CalledProcessError):
+            if not path.exists():
+                build.compile_to(path, [str(compiler)], (f"-march={target}",))
             libraries[target] = ctypes.CDLL(str(path))
     return libraries

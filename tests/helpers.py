@@ -11,6 +11,9 @@ from typing import Any
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 
+from quip_engine.files import data_home
+from quip_engine.native import library
+
 FAMILIES = (
     *("llama", "mistral", "qwen2", "qwen3", "opt", "gpt2", "gemma2", "gemma3_text", "phi3", "gpt_neox"),
     *("mixtral", "qwen3_moe"),
@@ -130,6 +133,14 @@ def edit_json(path: Path, **changes: Any) -> None:
     """Set keys of a JSON file; ``None`` removes the key."""
     record = {**json.loads(path.read_text(encoding="utf-8")), **changes}
     path.write_text(json.dumps({k: v for k, v in record.items() if v is not None}), encoding="utf-8")
+
+
+def share_kernels(home: Path) -> Path:
+    """Compiled kernels of this machine serve every data directory: what runs over it starts in seconds."""
+    home.mkdir(parents=True, exist_ok=True)
+    if library() and not (home / "kernels").exists():
+        (home / "kernels").symlink_to(data_home() / "kernels")
+    return home
 
 
 DEGENERATE = ("zero W", "zero H", "rank one H", "dead input", "one row", "one column")

@@ -14,7 +14,7 @@ from bad_cases import CASES, NO_CLI, NO_PAGE
 from bad_inputs import Typed, World, good_models, workers_here
 from breaking import both
 from by_hand import Page, Said
-from helpers import processor_time
+from helpers import processor_time, share_kernels
 
 from quip_engine.errors import CATALOGUE
 
@@ -38,7 +38,7 @@ OWNED = (
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, Path, Page]]:
     """Models to damage, a data directory, and the page over it."""
-    models, home = tmp_path_factory.mktemp("models"), tmp_path_factory.mktemp("home")
+    models, home = tmp_path_factory.mktemp("models"), share_kernels(tmp_path_factory.mktemp("home"))
     with pytest.MonkeyPatch.context() as patch, workers_here():
         patch.setenv("QUIP_STUDIO_HOME", str(home))
         page = Page(home)

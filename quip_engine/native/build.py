@@ -1,6 +1,7 @@
 """Compile the C files once, load them once.
 
-    cc -O3 -march=native -shared *.c  ->  <data directory>/kernels/<hash>.so
+    cc -O3 -march=native -c X.c  for each, on all cores
+    cc -shared *.o  ->  <data directory>/kernels/<hash>.so
 
 ``-march=native`` is the dispatch on the CPU's features: the hash covers the macros the compiler defines for them.
 """
@@ -15,15 +16,17 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from quip_engine.errors import QuipError
 from quip_engine.files import data_home, replacing
 
 SOURCES = Path(__file__).parent
 COMPILERS = ("cc", "gcc", "clang")
-FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-shared", "-ffp-contract=off", "-fno-math-errno")
+FLAGS = ("-O3", "-std=gnu11", "-fPIC", "-ffp-contract=off", "-fno-math-errno")
 NATIVE = (("-march=native",), ("-mcpu=native",), ())  # the first the compiler knows
 SECONDS = 120  # a compiler that takes longer is stuck
 
@@ -53,7 +56,7 @@ def _loaded() -> tuple[ctypes.CDLL | None, str]:
         flags, features = _target(compiler)
         path = _library_path(features)
         if not path.exists():
-            _compile(compiler, flags, path)
+            compile_to(path, compiler, flags)
         return ctypes.CDLL(str(path)), f"compiled kernels ({' '.join([name, *flags])})"
     except (OSError, QuipError, RuntimeError, subprocess.SubprocessError) as error:  # RuntimeError: no home directory
         said = getattr(error, "stderr", b"") or str(error).encode()
@@ -79,12 +82,23 @@ def _library_path(features: bytes) -> Path:
     return data_home() / "kernels" / f"{digest.hexdigest()[:32]}{suffix}"
 
 
-def _compile(compiler: list[str], flags: tuple[str, ...], path: Path) -> None:
+def compile_to(path: Path, compiler: list[str], flags: tuple[str, ...]) -> None:
+    """Make the library of all C files. Raises ``OSError`` and ``subprocess.SubprocessError``."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # code is loaded from here
-    with replacing(path) as temporary:
-        sources = [str(s) for s in _sources() if s.suffix == ".c"]
-        command = [*compiler, *FLAGS, *flags, "-o", str(temporary), *sources, "-lm"]
-        subprocess.run(command, capture_output=True, timeout=SECONDS, check=True)
+    with TemporaryDirectory() as folder, replacing(path) as temporary:
+
+        def made(source: Path) -> str:
+            to = Path(folder, source.name).with_suffix(".o")
+            _run([*compiler, *FLAGS, *flags, "-c", "-o", str(to), str(source)])
+            return str(to)
+
+        with ThreadPoolExecutor(os.cpu_count()) as cores:
+            objects = list(cores.map(made, (source for source in _sources() if source.suffix == ".c")))
+        _run([*compiler, *flags, "-shared", "-o", str(temporary), *objects, "-lm"])
+
+
+def _run(command: list[str]) -> None:
+    subprocess.run(command, capture_output=True, timeout=SECONDS, check=True)
 
 
 def _sources() -> list[Path]:

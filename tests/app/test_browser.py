@@ -17,11 +17,10 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
+from helpers import share_kernels
 
 from app.forms import is_dense
-from quip_engine.files import data_home
 from quip_engine.methods import presets_by_age
-from quip_engine.native import library
 
 sync_api = pytest.importorskip("playwright.sync_api")
 pytestmark = [pytest.mark.browser, pytest.mark.slow]
@@ -44,9 +43,7 @@ def serve(home: Path, *, online: bool = False) -> Iterator[str]:
     """The app as a person starts it, over a data directory, offline unless told otherwise; gives its address."""
     if CHROMIUM is None:
         pytest.skip("no Chromium: set QUIP_CHROMIUM, or install chromium")
-    if library() and not (home / "kernels").exists():
-        (home / "kernels").symlink_to(data_home() / "kernels")  # compiled once for all homes
-    command = [sys.executable, "app.py", "--no-browser", "--port", "0", "--data-dir", str(home)]
+    command = [sys.executable, "app.py", "--no-browser", "--port", "0", "--data-dir", str(share_kernels(home))]
     command += [] if online else ["--offline"]
     environment = {**os.environ, "GRADIO_SHARE": "True", "GRADIO_SERVER_NAME": "0.0.0.0"}  # flags win over these
     process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True)

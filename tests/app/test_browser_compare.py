@@ -16,17 +16,23 @@ CONTEXT = 100_000  # tokens: a model that never ends by itself writes for minute
 DRAWN = "() => Boolean(document.querySelector('#plot-second .plot')?.data?.length)"
 
 
-@pytest.fixture
-def visitor(tmp_path: Path) -> Iterator[Visitor]:
-    """A page over one finished run: what it has made differs from its original in every layer."""
-    home, folders = tmp_path / "home", []
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Over one finished run: what it has made differs from its original in every layer."""
+    home, folders = tmp_path_factory.mktemp("home"), []
     for k, name in enumerate(("big", "small")):
-        folders.append(tiny_model(tmp_path / name, seed=k, max_position_embeddings=CONTEXT))
+        folders.append(tiny_model(tmp_path_factory.mktemp(name), seed=k, max_position_embeddings=CONTEXT))
     for folder in folders:
         edit_json(folder / "generation_config.json", eos_token_id=None)
         edit_json(folder / "tokenizer_config.json", eos_token=None)
     tell_finished(home, *folders)
-    with serve(home) as url, visiting(url) as visitor:
+    with serve(home) as url:
+        yield url
+
+
+@pytest.fixture
+def visitor(server: str) -> Iterator[Visitor]:
+    with visiting(server) as visitor:
         yield visitor
 
 

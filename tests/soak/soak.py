@@ -85,7 +85,8 @@ class Server:
         self.environment = {**os.environ, **(environment or {})}
 
     def __enter__(self) -> Server:
-        self.home.mkdir(parents=True, exist_ok=True)
+        from helpers import share_kernels  # its own imports take seconds
+
         share_kernels(self.home)
         self._log = tempfile.TemporaryFile("w+")
         self.begin()
@@ -139,12 +140,3 @@ def workers(home: Path) -> list[psutil.Process]:
     """Processes that work for a data directory: they outlive the server on purpose."""
     named = psutil.process_iter(["cmdline"])
     return [p for p in named if str(home) in (p.info["cmdline"] or []) and p.pid != os.getpid()]
-
-
-def share_kernels(home: Path) -> None:
-    """Compiled kernels of this machine serve every data directory: a server starts in seconds."""
-    from quip_engine.files import data_home
-    from quip_engine.native import library
-
-    if library() and not (home / "kernels").exists():
-        (home / "kernels").symlink_to(data_home() / "kernels")

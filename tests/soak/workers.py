@@ -24,9 +24,9 @@ from unittest import mock
 
 os.environ.update(TOKENIZERS_PARALLELISM="false", OMP_NUM_THREADS="1", OMP_WAIT_POLICY="PASSIVE")
 
-import soak  # finds the engine
+import soak  # noqa: F401 - finds the engine
 import torch
-from helpers import made_up_text, tiny_model
+from helpers import made_up_text, share_kernels, tiny_model
 
 from quip_engine import checkpoint
 from quip_engine.config import CalibrationConfig, JobConfig, RecipeConfig
@@ -52,9 +52,7 @@ def tiny_job(folder: Path, name: str = "out", *, blocks: int = 4, **recipe: Any)
 
 def home_in(folder: Path) -> Path:
     """A data directory with compiled kernels."""
-    home = folder / "home"
-    home.mkdir(exist_ok=True)
-    soak.share_kernels(home)
+    home = share_kernels(folder / "home")
     os.environ["QUIP_STUDIO_HOME"] = str(home)
     return home
 
