@@ -163,7 +163,7 @@ class RunFinished:
     bits: float
     bits_per_weight: float
     bytes: int
-    seconds: float
+    seconds: float  # of work; those of a run include all its workers'
     peak_rss_mb: float
     mean_rel_proxy: float
     skipped: list[str] = field(default_factory=list)

@@ -63,6 +63,13 @@ class EventLog:
         """Blocks that this run has finished so far, under all its workers."""
         return len(finished_blocks(Tail(self._path.parent).read()))
 
+    def seconds_before(self) -> float:
+        """What the workers before this one were at work, each from its first event to its last."""
+        ticks: dict[int, list[float]] = {}
+        for record in Tail(self._path.parent).read():
+            ticks.setdefault(record["turn"], []).append(record["tick"])
+        return sum(max(seen) - min(seen) for turn, seen in ticks.items() if turn != self._turn)
+
     def _count(self) -> None:
         """Cut off a torn line; ``_seq``: whole ones, ``_bytes``: of them."""
         data = self._path.read_bytes()

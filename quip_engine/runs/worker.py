@@ -14,6 +14,7 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -126,12 +127,14 @@ def _quantize(run: Run, log: EventLog) -> events.RunFinished:
     from quip_engine.pipeline import quantize_model  # noqa: PLC0415 - torch only once the lock is ours
 
     note = run.directory / "STOP"
-    event: events.Event | None = None
+    finished: events.RunFinished | None = None
     for event in quantize_model(run.job, run.directory / "work", note.exists):
-        log.append(event)
-    if not isinstance(event, events.RunFinished):
+        if isinstance(event, events.RunFinished):
+            finished = replace(event, seconds=event.seconds + log.seconds_before())
+        log.append(finished or event)
+    if finished is None:
         raise RuntimeError("the pipeline ended without a result")
-    return event
+    return finished
 
 
 def _last_word(store: Store, run: Run, status: str, **columns: Any) -> None:

@@ -118,6 +118,5 @@ def test_speed_and_time_left() -> None:
 
 
 def test_a_damaged_list_is_empty(home: Path) -> None:
-    home.mkdir()
     (home / "downloads.json").write_text('{"downloads": [{"name": 1}]}')
     assert Downloads(home).all() == []

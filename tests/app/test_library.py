@@ -65,7 +65,6 @@ def test_why_not(tmp_path: Path, change: dict, why: str) -> None:
 
 def test_a_look_is_kept_until_something_changes(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "none"))
-    home.mkdir()
     library = Library(home)
     assert [e.model for e in library.seen()] == [str(DEMO)]
     assert library.seen() is library.seen()

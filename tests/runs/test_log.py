@@ -71,3 +71,15 @@ def test_a_block_counts_although_its_worker_ended_before_it_told(tmp_path):
     log.append(events.RunStarted("m", "A", {}, {}, 4, [], 0, 0, "cpu", 2))
     log.append(events.BlockSaved(2, 1, "0" * 64, 1.0, 1.0))
     assert log.saved_blocks() == 3
+
+
+def test_waiting_between_workers_is_no_work(tmp_path, monkeypatch):
+    monkeypatch.setattr("quip_engine.runs.log.time.monotonic", lambda: next(ticks))
+    ticks = iter([5.0, 7.5, 100.0, 104.0, 2.0, 3.0])  # before the third turn the machine was started anew
+    for turn in (1, 1, 2, 2, 3, 3):
+        log = EventLog(tmp_path, turn)
+        log.append(events.PhaseChanged("check"))
+        log.close()
+    assert EventLog(tmp_path, 1).seconds_before() == 4.0 + 1.0
+    assert EventLog(tmp_path, 3).seconds_before() == 2.5 + 4.0
+    assert EventLog(tmp_path, 4).seconds_before() == 7.5

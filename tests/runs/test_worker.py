@@ -78,7 +78,10 @@ def test_killed_stopped_and_resumed_it_ends_with_the_same_bits(home, job, tmp_pa
     assert finish(run).status == "paused"
 
     run = resume(run.id)
-    assert finish(run).status == "done"
+    done = finish(run)
+    assert done.status == "done"
+    last = [r["tick"] for r in Tail(run.directory).read() if r["turn"] == run.turn]
+    assert done.result["seconds"] > last[-1] - last[0]  # of all three workers
     starts = [r["resumed_at"] for r in Tail(run.directory).read() if r["type"] == "RunStarted"]
     assert starts[0] == 0 and starts[1] >= committed and starts == sorted(starts)
     assert digests(job) == digests(whole)
