@@ -83,7 +83,7 @@ def _library_path(features: bytes) -> Path:
 
 
 def compile_to(path: Path, compiler: list[str], flags: tuple[str, ...]) -> None:
-    """Make the library of all C files. Raises ``OSError`` and ``subprocess.SubprocessError``."""
+    """Make the library of all C files. Raises ``QuipError``, ``OSError`` and ``subprocess.SubprocessError``."""
     path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)  # code is loaded from here
     with TemporaryDirectory() as folder, replacing(path) as temporary:
 
@@ -92,9 +92,14 @@ def compile_to(path: Path, compiler: list[str], flags: tuple[str, ...]) -> None:
             _run([*compiler, *FLAGS, *flags, "-c", "-o", str(to), str(source)])
             return str(to)
 
-        with ThreadPoolExecutor(os.cpu_count()) as cores:
+        with ThreadPoolExecutor(_cores()) as cores:
             objects = list(cores.map(made, (source for source in _sources() if source.suffix == ".c")))
         _run([*compiler, *flags, "-shared", "-o", str(temporary), *objects, "-lm"])
+
+
+def _cores() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _run(command: list[str]) -> None:

@@ -131,7 +131,9 @@ def _quantize(run: Run, log: EventLog) -> events.RunFinished:
     for event in quantize_model(run.job, run.directory / "work", note.exists):
         if isinstance(event, events.RunFinished):
             finished = replace(event, seconds=event.seconds + log.seconds_before())
-        log.append(finished or event)
+            log.append(finished)
+        else:
+            log.append(event)
     if finished is None:
         raise RuntimeError("the pipeline ended without a result")
     return finished
