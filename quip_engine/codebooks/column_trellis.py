@@ -71,7 +71,7 @@ class ColumnTrellis(Codebook):
     bits: float = option(2.0, "bits per weight of the whole layer, all counted", low=LOWEST, high=RATES[-1])
     L: int = option(
         12,
-        "bits of the trellis state: 16 loses 1 % less than 12 and takes 15 times as long",
+        "bits of the trellis state: 16 takes 15 times as long as 12 for 1 % less, nothing less with two-sided Hessians",
         choices=(8, 10, 12, 14, 16),
     )
     group: int = option(16, "columns that share a rate and a scale", low=1, high=32)

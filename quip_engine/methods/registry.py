@@ -139,11 +139,16 @@ def resolve(config: RecipeConfig) -> Recipe:
         fail("BAD_SETTING", field=f"bits for {chosen.name}", value=repr(config.bits), allowed=listed_bits(chosen.bits))
     choices = {key: value for key, value in config.options.items() if key in _options(chosen)}
     (preset,) = with_options([chosen()], choices)
-    own = preset.recipe(config.bits if known else chosen.bits[0])  # type: ignore[attr-defined]
-    made = dict.fromkeys(_replaced(recipe, config, known, set(choices)) for recipe in own.rivals or (own,))
+
+    def parts() -> tuple[Recipe, dict[Recipe, None]]:
+        """The preset's own, and what becomes of its rivals."""
+        own = preset.recipe(config.bits if known else chosen.bits[0])  # type: ignore[attr-defined]
+        return own, dict.fromkeys(_replaced(recipe, config, known, set(choices)) for recipe in own.rivals or (own,))
+
+    preset = _shaped(preset, parts()[1], asked="hessian" in choices)  # type: ignore[arg-type]
+    own, made = parts()
     first = next(iter(made))
     first = replace(first, rivals=tuple(made)) if len(made) > 1 else first
-    preset = _shaped(preset, made, asked="hessian" in choices)  # type: ignore[arg-type]
     spread = _spread(own, first, preset.hessian, choices)
     _check_choices(preset, choices)
     of_models = {name: getattr(preset, name) for name in OF_MODELS}

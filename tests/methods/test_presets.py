@@ -172,7 +172,9 @@ def test_outputs_get_feedback_where_the_codebook_gives_any() -> None:
     assert resolve(RecipeConfig("waterfill", 2, options={"hessian": "two-sided"})).two_sided
 
 
-@pytest.mark.parametrize(("options", "L"), [({}, 12), ({"hessian": "weighted"}, 16), ({"hessian": "plain"}, 16)])
+@pytest.mark.parametrize(
+    ("options", "L"), [({}, 12), ({"hessian": "weighted"}, 16), ({"hessian": "plain"}, 16), ({"sweeps": 1}, 16)]
+)
 def test_best_has_the_largest_trellis_where_it_gains_by_it(options: dict[str, Option], L: int) -> None:
     assert {rival.codebook.L for rival in resolve(RecipeConfig("best", 2, options=options)).rivals} == {L}  # type: ignore[attr-defined]
 
