@@ -2,8 +2,8 @@
 
     method       ``best``: water-filled, bits where the predictions need them, outputs that make good each other's
                  errors
-    calibration  WINDOWS, or all that the text has, or as many as leave CALIBRATED bytes of hidden states: 512 lose a
-                 fifteenth less than 128 on the demo model
+    calibration  WINDOWS, or all that the text has, or as many as leave CALIBRATED bytes of hidden states, but no fewer
+                 than usual: 512 lose a fifteenth less than 128 on the demo model
     tuning       STAGES on as many windows as the text has, up to SAMPLES, or STATES bytes of what the original gives
                  for them; several times through where there are few; before blocks are rounded, too, in models of up
                  to AHEAD weights: it takes 32 bytes of memory for each
@@ -41,12 +41,11 @@ FINER = 2.0  # bits that embeddings have more than layers
 def best_job(job: JobConfig, facts: ModelFacts) -> JobConfig:
     """The same model, text, seed, machine and size, or bits per weight, with everything else as it measures best.
 
-    Another number of windows of calibration than the usual one stays. Raises ``BAD_TARGET`` where no bits of embeddings
-    leave room for the layers.
+    Raises ``BAD_TARGET`` where no bits of embeddings leave room for the layers.
     """
     recipe = RecipeConfig(METHOD, job.recipe.bits)
     budget = BudgetConfig(job.budget.size, job.budget.fits, job.budget.context, layers=job.budget.layers)
-    calibration = replace(job.calibration, samples=_windows(job.calibration, facts))
+    calibration = replace(job.calibration, samples=_windows(job.calibration.seqlen, facts))
     chosen, bits = replace(job, recipe=recipe, budget=budget, calibration=calibration), recipe.bits
     if budget.size or budget.fits:
         target = _with_embeddings(chosen, facts)
@@ -56,13 +55,11 @@ def best_job(job: JobConfig, facts: ModelFacts) -> JobConfig:
     return replace(chosen, tuning=_soft(bits, calibration.seqlen, facts))
 
 
-def _windows(asked: CalibrationConfig, facts: ModelFacts) -> int:
+def _windows(seqlen: int, facts: ModelFacts) -> int:
     """Windows of calibration."""
-    if asked.samples != CalibrationConfig.samples:
-        return asked.samples
     generations = facts.blocks + GENERATIONS
-    fitting = int(CALIBRATED / (FLOAT * min(asked.seqlen, facts.context) * facts.hidden * generations))
-    return max(asked.samples, min(WINDOWS, fitting))
+    fitting = int(CALIBRATED / (FLOAT * min(seqlen, facts.context) * facts.hidden * generations))
+    return max(CalibrationConfig.samples, min(WINDOWS, fitting))
 
 
 def _soft(bits: float, seqlen: int, facts: ModelFacts) -> TuningConfig:

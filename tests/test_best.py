@@ -8,8 +8,9 @@ import pytest
 
 from quip_engine.best import best_job
 from quip_engine.cli import main
+from quip_engine.commands import quantize
 from quip_engine.config import BudgetConfig, CalibrationConfig, JobConfig, RecipeConfig
-from quip_engine.errors import QuipError
+from quip_engine.errors import QuipError, fail
 from quip_engine.probe import probe
 from quip_engine.targets import settle
 
@@ -57,10 +58,11 @@ def test_windows_of_calibration_are_as_many_as_their_states_have_room(facts, mon
     assert best_job(best, facts) == best
 
 
-@pytest.mark.parametrize("samples", [64, 1000])
-def test_windows_of_calibration_that_are_asked_for_stay(facts, samples):
-    asked = replace(job(), calibration=CalibrationConfig("bundled", samples, 128))
-    assert best_job(asked, facts).calibration == asked.calibration
+@pytest.mark.parametrize("samples", [64, 512, 1000])
+def test_what_was_chosen_for_another_model_is_chosen_anew(facts, monkeypatch, samples):
+    monkeypatch.setattr("quip_engine.best.CALIBRATED", 131072 * 7 * 300)
+    before = replace(job(), calibration=CalibrationConfig("bundled", samples, 128))
+    assert best_job(before, facts).calibration.samples == 300
 
 
 @pytest.mark.parametrize(
@@ -89,6 +91,15 @@ def test_a_size_that_cannot_be_is_refused_with_the_nearest_that_can(facts, size)
     assert caught.value.code == "BAD_TARGET"
     nearest = int(re.search(r"\((\d+) bytes\)", caught.value.hint)[1])
     assert best_job(job(size=nearest), facts).budget.embeddings == (4 if nearest > size else 0)
+
+
+@pytest.mark.parametrize(("flags", "samples"), [([], 512), (["--samples", "128"], 128), (["--samples", "1000"], 1000)])
+def test_windows_that_are_typed_stay(tmp_path, monkeypatch, flags, samples):
+    checked = []
+    monkeypatch.setattr(quantize, "_check", lambda job: fail("BUSY", name=checked.append(job), where=""))
+    assert main(["quantize", str(DEMO), "--out", str(tmp_path / "out"), "--best", *flags]) != 0
+    assert [job.calibration.samples for job in checked] == [samples]
+    assert checked[0].recipe.method == "best"
 
 
 @pytest.mark.parametrize(

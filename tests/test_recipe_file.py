@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -68,3 +69,7 @@ def test_flags_behind_a_recipe_win(tmp_path):
     assert recipe.options == {"sweeps": "2", "rescale": "True"}  # text, as flags give it
     assert (options.calibration, options.samples, options.seqlen, options.seed) == ("c4", 64, 512, 7)
     assert json.loads(recipe_text(JOB))["recipe"]["method"] == "quip"
+    one = recipe_config(build_parser().parse_args([*words, "--option", "sweeps=3"]))
+    assert one == replace(recipe, options={**recipe.options, "sweeps": "3"})
+    other = recipe_config(build_parser().parse_args([*words, "--method", "qtip:L=10,rounding=nearest"]))
+    assert other == RecipeConfig("qtip", 2, rounding="nearest", options={"L": "10"})

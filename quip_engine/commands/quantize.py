@@ -39,7 +39,7 @@ def add_parser(subparsers: Any) -> None:
     add_budget_arguments(parser)
     parser.add_argument("--calibration", default=calibration.source, metavar="NAME|FILE", help="calibration text")
     text = f"calibration windows (default: {calibration.samples}; --best: more, where there is room)"
-    parser.add_argument("--samples", type=int, default=calibration.samples, help=text)
+    parser.add_argument("--samples", type=int, help=text)
     parser.add_argument("--seqlen", type=int, default=calibration.seqlen, help="tokens of each window")
     add_tuning_arguments(parser)
     parser.add_argument("--seed", type=int, default=0)
@@ -57,7 +57,7 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         model=_absolute_if_folder(options.model),
         out=str(Path(options.out).absolute()),
         recipe=recipe_config(options),
-        calibration=CalibrationConfig(_absolute_if_folder(options.calibration), options.samples, options.seqlen),
+        calibration=_calibration(options),
         seed=options.seed,
         device=options.device,
         threads=options.threads,
@@ -67,7 +67,9 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
         budget=budget_config(options),
     )
     if options.best:
-        job = _best(job, method=options.method)
+        job = _best(job, options.method)
+        if options.samples is not None:
+            job = replace(job, calibration=_calibration(options))
     if not options.resume:
         _check(job)
         current = start(job)
@@ -75,6 +77,11 @@ def run(options: argparse.Namespace) -> dict[str, Any]:
     unfinished = _unfinished(job)
     tail = Tail(unfinished.directory, from_end=True)
     return _follow(resume(unfinished.id, force=job.force), tail)
+
+
+def _calibration(options: argparse.Namespace) -> CalibrationConfig:
+    samples = CalibrationConfig.samples if options.samples is None else options.samples
+    return CalibrationConfig(_absolute_if_folder(options.calibration), samples, options.seqlen)
 
 
 def _best(job: JobConfig, method: str | None) -> JobConfig:

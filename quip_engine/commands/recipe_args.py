@@ -43,9 +43,8 @@ class RecipeFile(argparse.Action):
     def __call__(self, parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
         job = read_recipe(Path(values), JobConfig("", ""))
         recipe, text = job.recipe, job.calibration
-        for name in ("method", "bits", *PARTS):
-            setattr(namespace, name, getattr(recipe, name))
-        namespace.option = [f"{key}={value}" for key, value in recipe.options.items()]
+        namespace.method, namespace.bits, namespace.option = _word(recipe), recipe.bits, []
+        vars(namespace).update(dict.fromkeys(PARTS))
         namespace.calibration, namespace.samples, namespace.seqlen = text.source, text.samples, text.seqlen
         namespace.seed = job.seed
         vars(namespace).update(tuning_values(job.tuning) | budget_values(job.budget))
@@ -75,6 +74,13 @@ def named_recipe(word: str, bits: float) -> RecipeConfig:
     options = parse_options(settings.split(",")) if settings else {}
     replaced: dict[str, Any] = {part: options.pop(part) for part in PARTS if part in options}
     return RecipeConfig(name, whole_if_whole(bits), **replaced, options=options)
+
+
+def _word(recipe: RecipeConfig) -> str:
+    """What ``named_recipe`` reads."""
+    parts = {part: name for part in PARTS if (name := getattr(recipe, part))}
+    settings = ",".join(f"{key}={value}" for key, value in {**parts, **recipe.options}.items())
+    return f"{recipe.method}:{settings}" if settings else recipe.method
 
 
 def whole_if_whole(bits: float) -> float:
