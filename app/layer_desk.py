@@ -124,9 +124,11 @@ class Desk:
 
     def open(self, request: gr.Request, asked: tuple[str, str, int] | None) -> Iterator[Update]:
         """The layer of a run that a plot of the Monitor names. An unfinished run is quantized anew."""
+        p = self.parts
         if asked is None:  # nothing was pressed yet
+            yield {p["trouble"]: gr.skip()}  # a generator that gives nothing would empty all its outputs
             return
-        p, (run_id, words, _) = self.parts, asked
+        run_id, words, _ = asked
         try:
             view, _ = self.studio.follower.chosen(run_id)
             if view is None:

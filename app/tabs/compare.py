@@ -161,6 +161,7 @@ def _wire(desk: Desk, parts: dict[str, Any]) -> None:
 
     def stream(handler: Callable[..., Iterator[dict[str, Any]]]) -> Callable[..., Iterator[dict[Any, Any]]]:
         def run(*given: Any) -> Iterator[dict[Any, Any]]:
+            yield {parts["hint"]: gr.skip()}  # Gradio empties all outputs of a generator that gives nothing
             for values in handler(*given):
                 yield {parts[name]: value for name, value in values.items()}
 

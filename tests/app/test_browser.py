@@ -158,7 +158,8 @@ def test_from_the_first_screen_to_a_chat(visitor: Visitor) -> None:
     assert "2.01 bits per weight" in visitor.strip()
 
     page.click("#act")
-    visitor.until(lambda: page.locator("#prompt textarea").is_visible(), 10, "the prompt")
+    fits = page.locator("#talk-fits")
+    visitor.until(lambda: fits.count() and "they answer" in fits.inner_text(), 30, "both models are chosen")
     page.locator("#prompt textarea").fill("The old house stood")
     page.locator("#prompt textarea").press("Enter")
     both = ("#answer-left", "#answer-right")

@@ -51,6 +51,10 @@ def test_two_models_are_asked_and_judged(visitor: Visitor) -> None:
     page = visitor.page
     choose(visitor)
     prompt = page.locator("#prompt textarea")
+    prompt.press("Enter")  # nothing is asked, and nothing goes
+    page.wait_for_timeout(500)
+    says(visitor, "#talk-fits", "they answer at once")
+    assert page.locator("#send").inner_text() == "Send"
     prompt.fill("Once")
     prompt.press("Shift+Enter")
     prompt.type("more")
